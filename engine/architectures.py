@@ -1,0 +1,108 @@
+"""Where each site lies in a Hugging Face model: which module, and whether its input or its output is read.
+
+The correspondence is TransformerLens': a test holds every row equal to its Bridge. Architectures without a
+row here are read through the Bridge itself (`engine.model`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal
+
+from engine.sites import Site
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute paths of one architecture; paths of site kinds are relative to the block."""
+
+    body: str
+    blocks: str
+    embed: str
+    sites: dict[str, tuple[str, Side]]
+
+
+_BLOCK: dict[str, tuple[str, Side]] = {"resid_pre": ("", "in"), "resid_post": ("", "out")}
+
+_LLAMA = Family(
+    body="model",
+    blocks="model.layers",
+    embed="model.embed_tokens",
+    sites=_BLOCK
+    | {
+        "resid_mid": ("post_attention_layernorm", "in"),
+        "attn_out": ("self_attn", "out"),
+        "hook_z": ("self_attn.o_proj", "in"),
+        "mlp_out": ("mlp", "out"),
+        "mlp_post": ("mlp.down_proj", "in"),
+    },
+)
+# Gemma norms what attention and MLP write before adding it to the stream; TransformerLens hooks read after that norm.
+_GEMMA2 = Family(
+    body="model",
+    blocks="model.layers",
+    embed="",
+    sites=_BLOCK
+    | {
+        "resid_mid": ("pre_feedforward_layernorm", "in"),
+        "attn_out": ("post_attention_layernorm", "out"),
+        "hook_z": ("self_attn.o_proj", "in"),
+        "mlp_out": ("post_feedforward_layernorm", "out"),
+        "mlp_post": ("mlp.down_proj", "in"),
+    },
+)
+_GPT2 = Family(
+    body="transformer",
+    blocks="transformer.h",
+    embed="transformer.wte",
+    sites=_BLOCK
+    | {
+        "resid_mid": ("ln_2", "in"),
+        "attn_out": ("attn", "out"),
+        "hook_z": ("attn.c_proj", "in"),
+        "mlp_out": ("mlp", "out"),
+        "mlp_post": ("mlp.c_proj", "in"),
+    },
+)
+# Attention and MLP run in parallel: there is no residual between them.
+_GPT_NEOX = Family(
+    body="gpt_neox",
+    blocks="gpt_neox.layers",
+    embed="gpt_neox.embed_in",
+    sites=_BLOCK
+    | {
+        "attn_out": ("attention", "out"),
+        "hook_z": ("attention.dense", "in"),
+        "mlp_out": ("mlp", "out"),
+        "mlp_post": ("mlp.dense_4h_to_h", "in"),
+    },
+)
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": _GPT2,
+    "gpt_neox": _GPT_NEOX,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _GEMMA2,
+}
+
+
+def locate(model: nn.Module, family: Family, site: Site) -> tuple[nn.Module, Side] | None:
+    """The module and side where `site` is read, or None where this family has no such place."""
+    if site.kind == "embed":
+        return (attrgetter(family.embed)(model), "out") if family.embed else None
+    blocks = attrgetter(family.blocks)(model)
+    row = family.sites.get(site.kind)
+    if row is None or site.layer >= len(blocks):
+        return None
+    path, side = row
+    block = blocks[site.layer]
+    return (attrgetter(path)(block) if path else block), side

@@ -1,0 +1,197 @@
+"""The engine: how each request is answered. One request at a time; cancelling is the job's."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from engine.errors import BadRequest
+from engine.features import Answer, Question, Readings, read_prompt
+from engine.generation import Sampling, generate
+from engine.job import Job
+from engine.knowledge import feature_card, hint
+from engine.memory import memory_in_use
+from engine.opening import OpenSet, describe, open_set
+from engine.protocol import (
+    AnyRequest,
+    CardRead,
+    Counted,
+    Done,
+    FeaturesFound,
+    FeaturesResult,
+    Generated,
+    Generation,
+    HintsRead,
+    ListHints,
+    NextTokensFound,
+    Open,
+    Opened,
+    Row,
+    RowRead,
+    Run,
+    ShowCard,
+    Steer,
+    Steered,
+    SteerResult,
+    Tokenised,
+)
+from engine.steering import added_directions
+
+
+class Engine:
+    """Holds one open set and the readings of the last prompt."""
+
+    def __init__(self) -> None:
+        self._opened: OpenSet | None = None
+        self._readings: Readings | None = None
+
+    @property
+    def opened(self) -> OpenSet:
+        """What is open. Raises BadRequest where nothing is."""
+        if self._opened is None:
+            raise BadRequest("No model is open yet.", "Send `open` first.")
+        return self._opened
+
+    def handle(self, request: AnyRequest, job: Job) -> None:
+        """Answer one request with events; the last one is `Done`.
+
+        Raises:
+            SaescopeError: what went wrong, with a remedy.
+            Cancelled: the job was cancelled.
+        """
+        started = time.perf_counter()
+        match request:
+            case Open():
+                self._open(request, job)
+            case Run():
+                self._run(request, job)
+            case Row():
+                self._row(request, job)
+            case ShowCard():
+                job.emit(CardRead(id=job.id, card=feature_card(self.opened, request.feature)))
+            case ListHints():
+                job.emit(HintsRead(id=job.id, hints={str(f): hint(self.opened, f) for f in request.features}))
+            case Steer():
+                self._steer(request, job)
+            case _:
+                raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
+        memory = memory_in_use(self.opened.model.device)
+        job.emit(Done(id=job.id, seconds=time.perf_counter() - started, memory=memory))
+
+    def count(self, prompt: str, chat: bool) -> Counted | None:
+        """How many tokens a text is, or None while no model is open."""
+        if self._opened is None:
+            return None
+        return Counted(tokens=len(self._opened.ids(prompt, chat)), limit=self._opened.model.context)
+
+    def _open(self, request: Open, job: Job) -> None:
+        started = time.perf_counter()
+        self._opened, self._readings = open_set(request, job), None
+        job.emit(
+            Opened(
+                id=job.id,
+                model=self._opened.info(),
+                dictionaries=tuple(map(describe, self._opened.dictionaries.values())),
+                memory=memory_in_use(self._opened.model.device),
+                seconds=time.perf_counter() - started,
+            )
+        )
+
+    def _run(self, request: Run, job: Job) -> None:
+        opened = self.opened
+        chosen = opened.choose(request.sources)
+        ids = opened.checked_ids(request.prompt, request.chat)
+        tokens = tuple(map(opened.model.tokenizer.token, ids))
+        job.emit(Tokenised(id=job.id, tokens=tokens))
+        question = Question(request.rank, request.top, request.per_token, request.next_tokens, request.keep_sinks)
+        settings = {
+            "rank": request.rank,
+            "first_position": "ranked" if request.keep_sinks or len(ids) == 1 else "left out",
+            "top": request.top,
+            "activations": "raw",
+        }
+
+        def found(answer: Answer) -> None:
+            marked = (msgspec.structs.replace(t, sink=s) for t, s in zip(tokens, answer.sinks, strict=True))
+            result = FeaturesResult(
+                model=opened.model.name,
+                prompt=request.prompt,
+                chat=request.chat,
+                rank=request.rank,
+                tokens=tuple(marked),
+                features=answer.hits,
+                sites=answer.figures,
+                per_token=answer.per_token,
+                strength=answer.strength,
+                provenance=opened.provenance(chosen, settings),
+                seconds=answer.seconds,
+            )
+            job.emit(FeaturesFound(id=job.id, result=result))
+
+        self._readings, following = read_prompt(opened.model, chosen, ids, question, job, found)
+        if following:
+            job.emit(NextTokensFound(id=job.id, next_tokens=following))
+
+    def _row(self, request: Row, job: Job) -> None:
+        feature = request.feature
+        self.opened.find(feature.source, feature.index)
+        reading = self._readings.by_source.get(feature.source) if self._readings else None
+        if reading is None:
+            raise BadRequest(f"{feature.source} has not read a prompt yet.", "Run the prompt first.")
+        job.emit(RowRead(id=job.id, feature=feature, values=reading.row_values(feature.index)))
+
+    def _steer(self, request: Steer, job: Job) -> None:
+        started = time.perf_counter()
+        opened = self.opened
+        if request.tokens < 1:
+            raise BadRequest("Nothing to generate.", "Ask for at least one token.")
+        if request.temperature < 0 or not 0 < request.top_p <= 1:
+            raise BadRequest("Temperature must not be negative, and top-p lies in (0, 1].")
+        directions = added_directions(opened, request.interventions)
+        ids = opened.checked_ids(request.prompt, request.chat, request.tokens)
+        sampling = Sampling(request.temperature, request.top_p, request.seed)
+        plain: list[int] = []
+        steered: list[int] = []
+        kl: list[float] = []
+        for number, step in enumerate(generate(opened.model, ids, directions, request.tokens, sampling, job)):
+            plain += [] if step.plain is None else [step.plain]
+            steered += [] if step.steered is None else [step.steered]
+            kl += [] if step.kl is None else [step.kl]
+            texts = self._text(plain), self._text(steered)
+            job.emit(Generated(id=job.id, step=number, plain=texts[0], steered=texts[1], kl=step.kl))
+        settings = {
+            "tokens": request.tokens,
+            "seed": request.seed,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "positions": "prompt and continuation",
+            "error": "kept",
+        }
+        used = {i.feature.source: opened.dictionaries[i.feature.source] for i in request.interventions}
+        result = SteerResult(
+            prompt=request.prompt,
+            chat=request.chat,
+            prompt_ids=tuple(ids),
+            interventions=request.interventions,
+            plain=Generation(tuple(plain), self._text(plain)),
+            steered=Generation(tuple(steered), self._text(steered)),
+            kl=tuple(kl),
+            first_divergence=_first_divergence(plain, steered),
+            provenance=opened.provenance(list(used.values()), settings),
+            seconds=time.perf_counter() - started,
+        )
+        job.emit(Steered(id=job.id, result=result))
+
+    def _text(self, ids: list[int]) -> str:
+        """Generated text without the token that ended it."""
+        model = self.opened.model
+        return model.tokenizer.text([token for token in ids if token not in model.end_ids])
+
+
+def _first_divergence(a: list[int], b: list[int]) -> int | None:
+    """The first position where two texts differ, in a token or because one has ended."""
+    for place, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return place
+    return None if len(a) == len(b) else min(len(a), len(b))

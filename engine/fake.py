@@ -1,0 +1,251 @@
+"""A fake engine that speaks the real protocol: instant, deterministic, with faults on demand. For tests and demos.
+
+`python -m engine.fake` serves it as a process. Tokens are words; a feature fires where a word's checksum says so.
+The prompt steers it: `/slow N` works N seconds, `/fail` reports an error, `/die` ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import zlib
+
+from engine.errors import BadRequest, PromptTooLong
+from engine.job import Job
+from engine.protocol import (
+    AnyRequest,
+    CardRead,
+    Context,
+    Counted,
+    DictionaryInfo,
+    Done,
+    FeatureCard,
+    FeatureRef,
+    FeaturesFound,
+    FeaturesResult,
+    Generated,
+    Generation,
+    HintsRead,
+    Hit,
+    ListHints,
+    Memory,
+    ModelInfo,
+    NextToken,
+    NextTokensFound,
+    Open,
+    Opened,
+    Provenance,
+    Row,
+    RowRead,
+    Run,
+    ShowCard,
+    SiteFigures,
+    Steer,
+    Steered,
+    SteerResult,
+    Token,
+    TokenFeature,
+    Tokenised,
+    TokenValue,
+)
+
+LAYERS = (4, 9, 14)
+FEATURES = 4096
+CONTEXT = 512
+_WORDS = re.compile(r"\s*\S+|\s+")
+
+
+class FakeEngine:
+    """Answers like `engine.core.Engine`, from arithmetic."""
+
+    def __init__(self, load_seconds: float = 0.0) -> None:
+        self._load_seconds = load_seconds
+        self._open = False
+        self._words: list[str] = []
+
+    def count(self, prompt: str, chat: bool) -> Counted | None:
+        return Counted(tokens=len(_words(prompt)), limit=CONTEXT) if self._open else None
+
+    def handle(self, request: AnyRequest, job: Job) -> None:
+        match request:
+            case Open():
+                self._opened(job)
+            case Run():
+                self._run(request, job)
+            case Row():
+                job.emit(RowRead(id=job.id, feature=request.feature, values=_row(self._words, request.feature)))
+            case ShowCard():
+                job.emit(CardRead(id=job.id, card=fake_card(request.feature)))
+            case ListHints():
+                hints = {str(f): f"·word{f.index % 7} ·{f.source}" for f in request.features}
+                job.emit(HintsRead(id=job.id, hints=hints))
+            case Steer():
+                self._steer(request, job)
+            case _:
+                raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
+        job.emit(Done(id=job.id, seconds=0.01, memory=_MEMORY))
+
+    def _opened(self, job: Job) -> None:
+        for step in range(int(self._load_seconds * 10)):
+            job.progress("loading the fake model", step, int(self._load_seconds * 10))
+            time.sleep(0.1)
+        self._open = True
+        job.emit(Opened(id=job.id, model=_MODEL, dictionaries=_DICTIONARIES, memory=_MEMORY, seconds=0.01))
+
+    def _run(self, request: Run, job: Job) -> None:
+        words = _words(request.prompt)
+        if not words:
+            raise BadRequest("The prompt is empty.", "Type some text.")
+        if len(words) > CONTEXT:
+            raise PromptTooLong(f"The prompt has {len(words)} tokens; the model reads {CONTEXT}.", "Shorten it.")
+        self._words = words
+        tokens = tuple(Token(id=zlib.crc32(w.encode()) % 49152, text=w, sink=i == 0) for i, w in enumerate(words))
+        job.emit(Tokenised(id=job.id, tokens=tokens))
+        _obey(request.prompt, job)
+        job.emit(FeaturesFound(id=job.id, result=_result(request, tokens, words)))
+        following = tuple((NextToken(1, " of", 0.41), NextToken(2, " is", 0.22)) for _ in words)
+        if request.next_tokens:
+            job.emit(NextTokensFound(id=job.id, next_tokens=following))
+
+    def _steer(self, request: Steer, job: Job) -> None:
+        plain, steered, kl = "", "", []
+        push = sum(i.strength for i in request.interventions)
+        for step in range(request.tokens):
+            job.check()
+            _obey(request.prompt, job, seconds_each=0.05)
+            plain += f" plain{step}"
+            steered += f" steered{step}" if push else f" plain{step}"
+            kl.append(min(abs(push) / 10, 5.0))
+            job.emit(Generated(id=job.id, step=step, plain=plain, steered=steered, kl=kl[-1]))
+        result = SteerResult(
+            prompt=request.prompt,
+            chat=request.chat,
+            prompt_ids=(1, 2),
+            interventions=request.interventions,
+            plain=Generation(tuple(range(request.tokens)), plain),
+            steered=Generation(tuple(range(request.tokens)), steered),
+            kl=tuple(kl),
+            first_divergence=0 if push else None,
+            provenance=_PROVENANCE,
+            seconds=0.1,
+        )
+        job.emit(Steered(id=job.id, result=result))
+
+
+def _words(text: str) -> list[str]:
+    return _WORDS.findall(text)
+
+
+def _obey(prompt: str, job: Job, seconds_each: float | None = None) -> None:
+    """Do what the prompt orders."""
+    if "/die" in prompt:
+        os._exit(3)
+    if "/fail" in prompt:
+        raise BadRequest("This prompt asks the fake engine to fail.", "Ask for something else.")
+    if match := re.search(r"/slow (\d+)", prompt):
+        end = time.monotonic() + (seconds_each if seconds_each is not None else float(match[1]))
+        while time.monotonic() < end:
+            job.check()
+            time.sleep(0.01)
+
+
+def _activation(word: str, feature: FeatureRef) -> float:
+    """A third of the words fire a feature, with a value of 1 to 40."""
+    checksum = zlib.crc32(f"{word.strip()}|{feature}".encode())
+    return round(1 + checksum % 3900 / 100, 2) if checksum % 3 == 0 else 0.0
+
+
+def _row(words: list[str], feature: FeatureRef) -> tuple[float, ...]:
+    return tuple(5000.0 if i == 0 else _activation(w, feature) for i, w in enumerate(words))
+
+
+def _result(request: Run, tokens: tuple[Token, ...], words: list[str]) -> FeaturesResult:
+    sources = [d.source for d in _DICTIONARIES if not request.sources or d.source in request.sources]
+    hits = []
+    for source in sources:
+        for index in range(0, 20 * 31, 31):
+            row = _row(words, FeatureRef(source, index))
+            counted = row[1:] or row
+            best = max(counted)
+            if best > 0:
+                score = {"max": best, "sum": sum(counted), "mean": sum(counted) / len(counted)}[request.rank]
+                hits.append(Hit(source, index, score, row.index(best, len(row) - len(counted)), row))
+    hits.sort(key=lambda h: (-h.activation, h.source, h.index))
+    per_token = tuple(
+        tuple(
+            sorted(
+                (
+                    TokenFeature(site, index, value)
+                    for site, source in enumerate(sources)
+                    for index in range(0, 9 * 31, 31)
+                    if (value := _row(words, FeatureRef(source, index))[position]) > 0
+                ),
+                key=lambda f: -f.activation,
+            )
+        )
+        for position in range(len(words))
+    )
+    return FeaturesResult(
+        model=_MODEL.name,
+        prompt=request.prompt,
+        chat=request.chat,
+        rank=request.rank,
+        tokens=tokens,
+        features=tuple(hits[: request.top]),
+        sites=tuple(
+            SiteFigures(s, f"blocks.{s.split('-')[0]}.hook_resid_post", 32.0, 0.85, 100, 40.0) for s in sources
+        ),
+        per_token=per_token,
+        strength=tuple(max((f.activation for f in row), default=0.0) / 40 for row in per_token),
+        provenance=_PROVENANCE,
+        seconds=0.01,
+    )
+
+
+def fake_card(ref: FeatureRef) -> FeatureCard:
+    """A card with every field filled."""
+    tokens = tuple(TokenValue(f" word{i}", 40.0 if i == 6 else (12.0 if i == 5 else 0.0)) for i in range(12))
+    return FeatureCard(
+        ref=ref,
+        density=0.0031,
+        max_activation=44.1,
+        contexts=tuple(Context("web", tokens, 6) for _ in range(10)),
+        promotes=tuple(TokenValue(f" up{i}", 1.5 - i / 10) for i in range(10)),
+        suppresses=tuple(TokenValue(f" down{i}", -1.5 + i / 10) for i in range(10)),
+        histogram=(320, 200, 140, 90, 60, 40, 30, 22, 16, 11, 8, 6, 4, 3, 2, 1),
+        corpus_tokens=300_000,
+    )
+
+
+_MEMORY = Memory(used=1 << 30, total=16 << 30)
+_MODEL = ModelInfo(
+    name="fake-1l", folder="/nowhere", architecture="FakeForCausalLM", layers=16, d_model=8, context=CONTEXT,
+    parameters=1_000_000, device="cpu", dtype="float32", sha256="f" * 64, bos="off", chat=True,
+)  # fmt: skip
+_DICTIONARIES = tuple(
+    DictionaryInfo(
+        source=f"{layer}-res-fk", hook=f"blocks.{layer}.hook_resid_post", layer=layer, architecture="topk",
+        formula="top 32 of (x − b_dec)·W_enc + b_enc, relu", d_in=8, d_sae=FEATURES, folder="/nowhere",
+        sha256="d" * 64, neuronpedia=f"fake-1l/{layer}-res-fk" if layer == 9 else None, has_cards=True,
+    )
+    for layer in LAYERS
+)  # fmt: skip
+_PROVENANCE = Provenance(
+    model="fake-1l", model_sha256="f" * 64, dictionaries={d.source: d.sha256 for d in _DICTIONARIES},
+    hooks={d.source: d.hook for d in _DICTIONARIES}, device="cpu", dtype="float32", bos="off", settings={},
+    versions={"saescope": "0"},
+)  # fmt: skip
+
+
+def main() -> None:
+    from engine.server import Server, protect_stdout
+
+    outgoing = protect_stdout()
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+    Server(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What is open: one model, its dictionaries, the BOS rule, and the checks that they belong together."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from engine import default_model, sets
+from engine.cards import has_cards
+from engine.dictionary import Dictionary
+from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
+from engine.hashes import model_sha256
+from engine.job import Job
+from engine.loading import open_model
+from engine.model import LanguageModel
+from engine.protocol import DictionaryInfo, ModelInfo, Open, Provenance
+from engine.saelens_folder import read_dictionary
+
+_PACKAGES = ("saescope", "torch", "transformers")
+
+
+@dataclass
+class OpenSet:
+    """A model and the dictionaries that read it, by source."""
+
+    model: LanguageModel
+    dictionaries: dict[str, Dictionary]
+    bos: bool | None
+    """True: prompts begin with BOS; False: they do not; None: as the tokenizer does."""
+    sha256: str
+
+    # --- dictionaries -------------------------------------------------------------------------------------------
+
+    def find(self, source: str, index: int) -> Dictionary:
+        """The dictionary a feature belongs to.
+
+        Raises:
+            BadRequest: no such dictionary is open, or the index is not in it.
+        """
+        if (dictionary := self.dictionaries.get(source)) is None:
+            raise BadRequest(f"No dictionary called {source} is open.", f"Open are {self._names}.")
+        if not 0 <= index < dictionary.d_sae:
+            raise BadRequest(f"{source} has no feature {index}.", f"Its features are 0 to {dictionary.d_sae - 1}.")
+        return dictionary
+
+    def choose(self, sources: tuple[str, ...]) -> list[Dictionary]:
+        """The dictionaries of these sources in opening order; () means all."""
+        if missing := [s for s in sources if s not in self.dictionaries]:
+            raise BadRequest(f"No dictionary called {', '.join(missing)} is open.", f"Open are {self._names}.")
+        return [d for d in self.dictionaries.values() if not sources or d.source in sources]
+
+    def sources_at(self, site: str) -> tuple[str, ...]:
+        """The sources that a source name or a hook name means."""
+        found = tuple(d.source for d in self.dictionaries.values() if site in (d.source, d.site.hook))
+        if not found:
+            raise BadRequest(f"No open dictionary reads {site}.", f"Open are {self._names}.")
+        return found
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.dictionaries) or "none"
+
+    # --- prompts ------------------------------------------------------------------------------------------------
+
+    def ids(self, prompt: str, chat: bool) -> list[int]:
+        """Token ids of a prompt, by the BOS rule or the chat template."""
+        tokenizer = self.model.tokenizer
+        if chat:
+            return tokenizer.encode(tokenizer.render_chat(prompt), bos=False)
+        return tokenizer.encode(prompt, bos=self.bos)
+
+    def checked_ids(self, prompt: str, chat: bool, more: int = 0) -> list[int]:
+        """As `ids`, refusing an empty prompt and one that with `more` tokens exceeds the model's context."""
+        ids = self.ids(prompt, chat) if prompt else []
+        if not ids:
+            raise BadRequest("The prompt is empty.", "Type some text.")
+        limit = self.model.context
+        if len(ids) + more > limit:
+            extra = f" and {more} to generate" if more else ""
+            raise PromptTooLong(
+                f"The prompt has {len(ids)} tokens{extra}; the model reads {limit}.",
+                f"Shorten it by {len(ids) + more - limit} tokens.",
+            )
+        return ids
+
+    # --- descriptions -------------------------------------------------------------------------------------------
+
+    def info(self) -> ModelInfo:
+        """The model as the screen and the session know it."""
+        model = self.model
+        return ModelInfo(
+            name=model.name,
+            folder=str(model.folder),
+            architecture=type(model.hf).__name__,
+            layers=model.layers,
+            d_model=model.d_model,
+            context=model.context,
+            parameters=sum(p.numel() for p in model.hf.parameters()),
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            sha256=self.sha256,
+            bos={True: "on", False: "off", None: "tokenizer"}[self.bos],
+            chat=model.tokenizer.has_chat_template,
+        )
+
+    def provenance(self, dictionaries: list[Dictionary], settings: dict[str, Any]) -> Provenance:
+        """What produced a result of these dictionaries."""
+        info = self.info()
+        return Provenance(
+            model=info.name,
+            model_sha256=info.sha256,
+            dictionaries={d.source: d.sha256 for d in dictionaries},
+            hooks={d.source: d.site.hook for d in dictionaries},
+            device=info.device,
+            dtype=info.dtype,
+            bos=info.bos,
+            settings=settings,
+            versions={name: version(name) for name in _PACKAGES},
+        )
+
+
+def open_set(request: Open, job: Job) -> OpenSet:
+    """Open what was asked for, fetching the default model where it is not here yet.
+
+    Raises:
+        SaescopeError: something is missing, damaged, or does not fit together.
+    """
+    opening = sets.resolve(request.model, request.dictionaries)
+    folder = opening.model or default_model.ensure(job)
+    name = default_model.NAME if opening.model is None else folder.name
+    model = open_model(folder, request.device, request.dtype, name=name, job=job)
+    dictionaries: dict[str, Dictionary] = {}
+    for number, place in enumerate(opening.dictionaries):
+        job.progress("loading dictionaries", number, len(opening.dictionaries))
+        dictionary = read_dictionary(place)
+        if dictionary.source in dictionaries:
+            dictionary.source = f"{place.parent.name}-{dictionary.source}"
+        if dictionary.source in dictionaries:
+            raise BadRequest(f"Two dictionaries are called {dictionary.source}.", "Rename one of the folders.")
+        check_fit(model, dictionary)
+        dictionaries[dictionary.source] = dictionary.to(model.device, model.dtype)
+    bos = bos_rule(request.bos, list(dictionaries.values()))
+    job.progress("hashing the model")
+    opened = OpenSet(model, dictionaries, bos, model_sha256(folder))
+    gc.collect()
+    gc.freeze()  # the libraries' half a million objects need not be walked again
+    return opened
+
+
+def check_fit(model: LanguageModel, dictionary: Dictionary) -> None:
+    """Refuse a dictionary of another model before it gives numbers that mean nothing."""
+    model.check_site(dictionary.site)
+    model.check_site(dictionary.write_site)
+    width = model.width(dictionary.site)
+    if width != dictionary.d_in:
+        raise DictionaryMismatch(
+            f"{dictionary.source} reads {dictionary.d_in} numbers per token; "
+            f"{dictionary.site.hook} of {model.name} has {width}.",
+            "Open the model this dictionary was made for.",
+        )
+    expected = dictionary.metadata.get("vocabulary_sha256")
+    if expected and expected != model.tokenizer.vocabulary_sha256:
+        raise DictionaryMismatch(
+            f"{dictionary.source} was trained with another tokenizer than {model.name} has.",
+            f"Open {dictionary.metadata.get('model_name') or 'its own model'}.",
+        )
+
+
+def bos_rule(wanted: str, dictionaries: list[Dictionary]) -> bool | None:
+    """Whether prompts start with BOS: as asked, else as the dictionaries were trained, else as the tokenizer does."""
+    if wanted != "auto":
+        return wanted == "on"
+    rules = {d.source: d.metadata["prepend_bos"] for d in dictionaries if d.metadata.get("prepend_bos") is not None}
+    if len(set(rules.values())) > 1:
+        raise BadRequest(
+            f"The dictionaries were trained with different BOS rules: {rules}.",
+            "Choose one with --bos on or --bos off.",
+        )
+    return next(iter(rules.values()), None)
+
+
+def describe(dictionary: Dictionary) -> DictionaryInfo:
+    """A dictionary as the screen and the session know it."""
+    return DictionaryInfo(
+        source=dictionary.source,
+        hook=dictionary.site.hook,
+        layer=dictionary.site.layer,
+        architecture=dictionary.architecture,
+        formula=dictionary.formula,
+        d_in=dictionary.d_in,
+        d_sae=dictionary.d_sae,
+        folder=str(dictionary.folder),
+        sha256=dictionary.sha256,
+        neuronpedia=dictionary.metadata.get("neuronpedia_id"),
+        has_cards=has_cards(dictionary.folder),
+    )

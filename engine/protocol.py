@@ -1,0 +1,315 @@
+"""What the engine is asked and what it answers: one vocabulary for the wire, the headless commands and the session.
+
+Requests and events are JSON lines, tagged by `op` and `event`. Unknown operations and unknown fields of a request are
+refused. The nouns and the errors stand in modules of their own and are part of this one's interface.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from engine.errors import BadRequest, SaescopeError, SessionError
+from engine.results import (
+    Arm,
+    Context,
+    DictionaryInfo,
+    EngineFault,
+    FeatureCard,
+    FeatureRef,
+    FeaturesResult,
+    Generation,
+    Hit,
+    Intervention,
+    ModelInfo,
+    NextToken,
+    Provenance,
+    Rank,
+    SiteFigures,
+    SteerResult,
+    Token,
+    TokenFeature,
+    TokenValue,
+    parse_feature,
+)
+
+__all__ = [
+    "PROTOCOL",
+    "AnyEvent",
+    "AnyRequest",
+    "Arm",
+    "BadRequest",
+    "Cancel",
+    "CardRead",
+    "Context",
+    "Count",
+    "Counted",
+    "DictionaryInfo",
+    "Done",
+    "EngineFault",
+    "Event",
+    "Failed",
+    "FeatureCard",
+    "FeatureRef",
+    "FeaturesFound",
+    "FeaturesResult",
+    "Generated",
+    "Generation",
+    "Hello",
+    "HintsRead",
+    "Hit",
+    "Intervention",
+    "ListHints",
+    "Memory",
+    "ModelInfo",
+    "NextToken",
+    "NextTokensFound",
+    "Open",
+    "Opened",
+    "Progress",
+    "Provenance",
+    "Rank",
+    "Request",
+    "Row",
+    "RowRead",
+    "Run",
+    "SaescopeError",
+    "SessionError",
+    "ShowCard",
+    "SiteFigures",
+    "Steer",
+    "SteerResult",
+    "Steered",
+    "Stopped",
+    "Token",
+    "TokenFeature",
+    "TokenValue",
+    "Tokenised",
+    "event_from_line",
+    "parse_feature",
+    "request_from_line",
+    "to_line",
+]
+
+PROTOCOL = 1
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
+    """Something asked of the engine; `id` returns in every event that answers it."""
+
+    id: int
+
+
+class Open(Request, frozen=True, kw_only=True, tag="open"):
+    """Open a model and dictionaries; None and () mean the default set."""
+
+    model: str | None = None
+    dictionaries: tuple[str, ...] = ()
+    device: str = "auto"
+    dtype: str = "auto"
+    bos: Literal["auto", "on", "off"] = "auto"
+
+
+class Count(Request, frozen=True, kw_only=True, tag="count"):
+    """How many tokens a text is; answered at once, whatever else runs."""
+
+    prompt: str
+    chat: bool = False
+
+
+class Run(Request, frozen=True, kw_only=True, tag="run"):
+    """Find the features of a prompt."""
+
+    prompt: str
+    chat: bool = False
+    rank: Rank = "max"
+    top: int = 50
+    per_token: int = 8
+    """Features kept per token and site."""
+    sources: tuple[str, ...] = ()
+    """Dictionaries to read; () means all."""
+    next_tokens: int = 5
+    """Likeliest continuations kept per token; 0 lets the pass stop after the last dictionary."""
+    keep_sinks: bool = False
+    """Rank the first token and other attention sinks too."""
+
+
+class Row(Request, frozen=True, kw_only=True, tag="row"):
+    """The activations of one feature on every token of the last prompt."""
+
+    feature: FeatureRef
+
+
+class ShowCard(Request, frozen=True, kw_only=True, tag="card"):
+    feature: FeatureRef
+
+
+class ListHints(Request, frozen=True, kw_only=True, tag="hints"):
+    """For each feature the tokens it peaks on, as one short line."""
+
+    features: tuple[FeatureRef, ...]
+
+
+class Steer(Request, frozen=True, kw_only=True, tag="steer"):
+    """Continue a prompt plain and steered, side by side."""
+
+    prompt: str
+    interventions: tuple[Intervention, ...]
+    chat: bool = False
+    tokens: int = 40
+    seed: int = 0
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_p: float = 1.0
+
+
+class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
+    """Stop request `target`."""
+
+    target: int
+
+
+AnyRequest: TypeAlias = Open | Count | Run | Row | ShowCard | ListHints | Steer | Cancel
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Something the engine says; `id` is the request it answers, 0 for none."""
+
+    id: int = 0
+
+
+class Hello(Event, frozen=True, kw_only=True, tag="hello"):
+    pid: int
+    protocol: int = PROTOCOL
+
+
+class Progress(Event, frozen=True, kw_only=True, tag="progress"):
+    """Long work: what is being done and, where known, how far it is."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+class Memory(msgspec.Struct, frozen=True):
+    used: int
+    """Bytes in use on the device (the process's own resident bytes on a CPU)."""
+    total: int
+
+
+class Opened(Event, frozen=True, kw_only=True, tag="opened"):
+    model: ModelInfo
+    dictionaries: tuple[DictionaryInfo, ...]
+    memory: Memory
+    seconds: float
+
+
+class Counted(Event, frozen=True, kw_only=True, tag="counted"):
+    tokens: int
+    limit: int
+
+
+class Tokenised(Event, frozen=True, kw_only=True, tag="tokenised"):
+    tokens: tuple[Token, ...]
+
+
+class FeaturesFound(Event, frozen=True, kw_only=True, tag="features"):
+    result: FeaturesResult
+
+
+class NextTokensFound(Event, frozen=True, kw_only=True, tag="next"):
+    """Follows `FeaturesFound`: the rest of the pass gave the logits."""
+
+    next_tokens: tuple[tuple[NextToken, ...], ...]
+
+
+class RowRead(Event, frozen=True, kw_only=True, tag="row"):
+    feature: FeatureRef
+    values: tuple[float, ...]
+
+
+class CardRead(Event, frozen=True, kw_only=True, tag="card"):
+    card: FeatureCard
+
+
+class HintsRead(Event, frozen=True, kw_only=True, tag="hints"):
+    hints: dict[str, str]
+    """`source:index` → the tokens it peaks on; "" where there is no card."""
+
+
+class Generated(Event, frozen=True, kw_only=True, tag="generated"):
+    """One step of both arms; an arm that has ended sends nothing more."""
+
+    step: int
+    plain: str | None
+    """All text of the plain arm so far."""
+    steered: str | None
+    kl: float | None
+    """None once an arm has ended."""
+
+
+class Steered(Event, frozen=True, kw_only=True, tag="steered"):
+    result: SteerResult
+
+
+class Done(Event, frozen=True, kw_only=True, tag="done"):
+    seconds: float
+    memory: Memory
+
+
+class Failed(Event, frozen=True, kw_only=True, tag="failed"):
+    error: EngineFault
+
+
+class Stopped(Event, frozen=True, kw_only=True, tag="stopped"):
+    """The request was cancelled or superseded."""
+
+
+AnyEvent: TypeAlias = (
+    Hello
+    | Progress
+    | Opened
+    | Counted
+    | Tokenised
+    | FeaturesFound
+    | NextTokensFound
+    | RowRead
+    | CardRead
+    | HintsRead
+    | Generated
+    | Steered
+    | Done
+    | Failed
+    | Stopped
+)
+
+_encoder = msgspec.json.Encoder()
+_requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_events: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def to_line(message: Request | Event) -> bytes:
+    """One JSON line."""
+    return _encoder.encode(message) + b"\n"
+
+
+def request_from_line(line: bytes) -> AnyRequest:
+    """The request on one line.
+
+    Raises:
+        BadRequest: it is not JSON, not a known operation, or has unknown or wrong fields.
+    """
+    try:
+        return _requests.decode(line)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"The request cannot be read: {error}") from None
+
+
+def event_from_line(line: bytes) -> AnyEvent:
+    """The event on one line; raises `msgspec.DecodeError` where the other side speaks another protocol."""
+    return _events.decode(line)

@@ -1,0 +1,137 @@
+"""What one dictionary makes of one prompt, gathered inside the hook while the forward pass goes by.
+
+Of the [tokens, d_sae] block only what is asked for survives the hook: per token the strongest features, per
+feature the aggregates that rank it, and the figures of the reconstruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.dictionary import Dictionary, Sparse
+from engine.protocol import Rank
+
+_BLOCK_ELEMENTS = 1 << 25
+SINK_FACTOR = 10.0
+"""A token whose norm is this many times the median is an attention sink."""
+
+
+class Reading:
+    """Fed with the rows of a site, in order; asked afterwards.
+
+    Args:
+        dictionary: what reads the site.
+        tokens: how many rows will come.
+        keep: per token, how many of its strongest features to keep.
+        ranked: bool [tokens], the positions that count for rankings and figures.
+    """
+
+    def __init__(self, dictionary: Dictionary, tokens: int, keep: int, ranked: Tensor) -> None:
+        device = dictionary.encoder.device
+        self.dictionary = dictionary
+        self.ranked = ranked.to(device)
+        self.filled = 0
+        self._keep = min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae)
+        self._x: list[Tensor] = []
+        self._sparse: list[Sparse] = []
+        self.top_values = torch.zeros(tokens, self._keep, device=device)
+        self.top_indices = torch.zeros(tokens, self._keep, dtype=torch.long, device=device)
+        self.maximum = torch.zeros(dictionary.d_sae, device=device)
+        self.total = torch.zeros(dictionary.d_sae, device=device)
+        self._active = torch.zeros((), device=device)
+        self._squared_error = torch.zeros((), device=device)
+
+    def add(self, x: Tensor) -> None:
+        """Take the next rows x [n, d_in]."""
+        step = max(1, _BLOCK_ELEMENTS // self.dictionary.d_sae)
+        self._x.append(x)
+        for start in range(0, len(x), step):
+            self._add_block(x[start : start + step])
+
+    def _add_block(self, x: Tensor) -> None:
+        place = slice(self.filled, self.filled + len(x))
+        counts = self.ranked[place]
+        if self.dictionary.kind == "topk":
+            self._add_sparse(x, place, counts)
+        else:
+            self._add_dense(x, place, counts)
+        self.filled += len(x)
+
+    def _add_sparse(self, x: Tensor, place: slice, counts: Tensor) -> None:
+        sparse = self.dictionary.encode_sparse(x, screen=True)
+        self._sparse.append(sparse)
+        self.top_values[place] = sparse.values[:, : self._keep]
+        self.top_indices[place] = sparse.indices[:, : self._keep]
+        values, indices = sparse.values[counts].flatten(), sparse.indices[counts].flatten()
+        self.maximum.scatter_reduce_(0, indices, values, "amax")
+        self.total.scatter_add_(0, indices, values)
+        self._active += (values > 0).sum()
+        if not self.dictionary.is_transcoder:
+            self._add_error(x, self.dictionary.decode_sparse(sparse, x), counts)
+
+    def _add_dense(self, x: Tensor, place: slice, counts: Tensor) -> None:
+        dense = self.dictionary.encode(x, screen=True)
+        top = dense.topk(self._keep, dim=1)
+        self.top_values[place], self.top_indices[place] = top.values, top.indices
+        ranked = dense[counts]
+        if len(ranked):
+            self.maximum = torch.maximum(self.maximum, ranked.amax(0))
+            self.total += ranked.sum(0)
+            self._active += (ranked > 0).sum()
+        if not self.dictionary.is_transcoder:
+            self._add_error(x, self.dictionary.decode(dense, x), counts)
+
+    def _add_error(self, x: Tensor, reconstruction: Tensor, counts: Tensor) -> None:
+        self._squared_error += (x.float() - reconstruction)[counts].square().sum()
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    @property
+    def x(self) -> Tensor:
+        """What the site held, [tokens, d_in]."""
+        if len(self._x) > 1:
+            self._x = [torch.cat(self._x)]
+        return self._x[0]
+
+    @property
+    def sparse(self) -> Sparse | None:
+        if not self._sparse:
+            return None
+        if len(self._sparse) > 1:
+            joined = Sparse(torch.cat([s.values for s in self._sparse]), torch.cat([s.indices for s in self._sparse]))
+            self._sparse = [joined]
+        return self._sparse[0]
+
+    def aggregate(self, rank: Rank) -> Tensor:
+        """[d_sae]: maximum, sum or mean of every feature over the ranked positions."""
+        if rank == "max":
+            return self.maximum
+        return self.total if rank == "sum" else self.total / self.ranked.sum().clamp(min=1)
+
+    def row(self, index: int) -> Tensor:
+        """One feature on every token, rescored in float32 → [tokens]."""
+        return self.dictionary.feature_row(self.x, index, self.sparse)
+
+    def row_values(self, index: int) -> tuple[float, ...]:
+        """As `row`, in plain numbers of six digits: float32 has no more to say."""
+        return tuple(float(f"{value:.6g}") for value in self.row(index).tolist())
+
+    def sinks(self) -> Tensor:
+        """bool [tokens]: tokens whose norm is ten times the median."""
+        norms = self.x.float().norm(dim=1)
+        body = norms[1:] if len(norms) > 1 else norms
+        sinks: Tensor = norms > SINK_FACTOR * body.median()
+        return sinks
+
+    @property
+    def l0(self) -> float:
+        return float(self._active / self.ranked.sum().clamp(min=1))
+
+    @property
+    def explained_variance(self) -> float | None:
+        """1 − Σ‖x−x̂‖² / Σ‖x−mean x‖² over the ranked positions."""
+        x = self.x.float()[self.ranked]
+        if self.dictionary.is_transcoder or len(x) < 2:
+            return None
+        return float(1 - self._squared_error / (x - x.mean(0)).square().sum())

@@ -1,0 +1,76 @@
+"""Results as plain text for a terminal without the screen. Every string from a model passes `visible` first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.protocol import FeatureCard, FeaturesResult, SteerResult
+from engine.sets import SetInfo
+from engine.text import visible, visible_token
+
+
+def features_text(result: FeaturesResult, per_token: bool) -> str:
+    """A table of the top features, and with `per_token` the three strongest of every token."""
+    first = "" if result.provenance.settings.get("first_position") == "ranked" else ", first position left out"
+    lines = [f"{len(result.tokens)} tokens, ranked by {result.rank}{first}"]
+    width = max((len(h.source) for h in result.features), default=6)
+    lines.append(f"{'source':<{width}}  {'index':>6}  {'activation':>10}  at")
+    for hit in result.features:
+        where = visible_token(result.tokens[hit.position].text)
+        lines.append(f"{hit.source:<{width}}  {hit.index:>6}  {hit.activation:>10.4g}  {hit.position} {where}")
+    if per_token:
+        lines.append("")
+        for position, (token, row) in enumerate(zip(result.tokens, result.per_token, strict=True)):
+            best = "  ".join(f"{result.sites[f.site].source}:{f.index} {f.activation:.3g}" for f in row[:3])
+            sink = " (sink)" if token.sink else ""
+            lines.append(f"{position:>4} {visible_token(token.text):<16} {best}{sink}")
+    return "\n".join(lines)
+
+
+def steer_text(result: SteerResult) -> str:
+    """Both texts, and where they part."""
+    added = ", ".join(f"{i.feature} {i.strength:+g}" for i in result.interventions)
+    parted = "never" if result.first_divergence is None else f"at token {result.first_divergence}"
+    mean = sum(result.kl) / len(result.kl) if result.kl else 0.0
+    return "\n".join(
+        [
+            f"steered with {added}; error kept; mean KL {mean:.3f} nats; texts part {parted}",
+            "",
+            f"plain:   {_prose(result.plain.text)}",
+            "",
+            f"steered: {_prose(result.steered.text)}",
+        ]
+    )
+
+
+def card_text(card: FeatureCard) -> str:
+    """Where a feature fires, with the peak of every context in brackets."""
+    lines = [str(card.ref)]
+    if card.density is not None and card.max_activation is not None:
+        lines.append(
+            f"fires on {100 * card.density:.3g} % of {card.corpus_tokens:,} tokens, maximum {card.max_activation:.3g}"
+        )
+    for context in card.contexts:
+        pieces = [visible(t.text) for t in context.tokens]
+        pieces[context.peak] = f"[{pieces[context.peak]}]"
+        lines.append(f"{context.tokens[context.peak].value:8.3g}  {''.join(pieces)}  ({context.origin})")
+    for name, tokens in (("promotes", card.promotes), ("suppresses", card.suppresses)):
+        lines.append(f"{name}: " + "  ".join(f"{visible_token(t.text)} {t.value:+.2f}" for t in tokens))
+    return "\n".join(lines)
+
+
+def sets_text(found: Sequence[SetInfo]) -> str:
+    """One paragraph a set."""
+    blocks = []
+    for info in found:
+        state = f"{info.model_bytes / 1e6:.0f} MB" if info.model_ready else "fetched and converted on first use, 540 MB"
+        blocks.append(
+            f"{info.name}: {info.description}\n"
+            f"  model         {info.model} ({state})\n"
+            f"  dictionaries  {info.folder} ({info.dictionary_bytes / 1e6:.0f} MB): {', '.join(info.dictionaries)}"
+        )
+    return "\n".join(blocks) or "No sets."
+
+
+def _prose(text: str) -> str:
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -1,0 +1,242 @@
+"""The nouns of the protocol: tokens, features, what a prompt activates, what steering did.
+
+They are plain structs without tensors: what the headless commands print and what the session stores. Activations are
+raw `f` unless a field says otherwise. Positions count tokens from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from engine.errors import BadRequest
+
+Rank = Literal["max", "sum", "mean"]
+Arm = Literal["plain", "steered"]
+
+
+class FeatureRef(msgspec.Struct, frozen=True, order=True):
+    """One latent of one dictionary of the open model."""
+
+    source: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.index}"
+
+
+_FEATURE = re.compile(r"(?:(?P<model>[^@\s]+)@)?(?P<source>[^@:\s]+):(?P<index>\d+)\Z")
+
+
+def parse_feature(text: str) -> FeatureRef:
+    """`SOURCE:INDEX` or `MODEL@SOURCE:INDEX` as a feature.
+
+    Raises:
+        BadRequest: the text has another form.
+    """
+    if not (match := _FEATURE.match(text.strip())):
+        raise BadRequest(f"{text!r} is not a feature.", "Write SOURCE:INDEX, e.g. 9-res-sc:1546.")
+    return FeatureRef(match["source"], int(match["index"]))
+
+
+class Token(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One token: its id, its text as the model means it, and whether it is special or an attention sink."""
+
+    id: int
+    text: str
+    special: bool = False
+    sink: bool = False
+
+
+class DictionaryInfo(msgspec.Struct, frozen=True):
+    """A dictionary that is open."""
+
+    source: str
+    hook: str
+    layer: int
+    architecture: str
+    formula: str
+    """How an activation is computed, e.g. `topk(32)((x − b_dec)·W_enc + b_enc)`."""
+    d_in: int
+    d_sae: int
+    folder: str
+    sha256: str
+    neuronpedia: str | None = None
+    """`model/source` on Neuronpedia, where the source has pages."""
+    has_cards: bool = False
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """The model that is open."""
+
+    name: str
+    folder: str
+    architecture: str
+    layers: int
+    d_model: int
+    context: int
+    """The longest prompt in tokens."""
+    parameters: int
+    device: str
+    dtype: str
+    sha256: str
+    bos: str
+    """Which BOS rule prompts follow."""
+    chat: bool = False
+    """Whether there is a chat template."""
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What produced a result: enough to produce it again."""
+
+    model: str
+    model_sha256: str
+    dictionaries: dict[str, str]
+    """Source → sha256 of its weights."""
+    hooks: dict[str, str]
+    """Source → TransformerLens hook name."""
+    device: str
+    dtype: str
+    bos: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+class NextToken(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    text: str
+    probability: float
+
+
+class TokenFeature(msgspec.Struct, frozen=True, array_like=True):
+    """A feature active on one token; `site` indexes `FeaturesResult.sites`."""
+
+    site: int
+    index: int
+    activation: float
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A feature that ranks among the top ones of a prompt."""
+
+    source: str
+    index: int
+    activation: float
+    """The aggregate the ranking used: maximum, sum or mean over the ranked positions."""
+    position: int
+    """Where it is strongest."""
+    values: tuple[float, ...]
+    """The activation on every token, sinks included."""
+
+    @property
+    def ref(self) -> FeatureRef:
+        return FeatureRef(self.source, self.index)
+
+
+class SiteFigures(msgspec.Struct, frozen=True):
+    """How well one dictionary reconstructs this prompt, sinks left out."""
+
+    source: str
+    hook: str
+    l0: float
+    """Mean number of active features per token."""
+    explained_variance: float | None
+    """1 − Σ‖x−x̂‖² / Σ‖x−mean x‖²; None for a single token or a transcoder."""
+    active: int
+    """How many features fire at least once."""
+    strongest: float
+    """The largest activation."""
+
+
+class FeaturesResult(msgspec.Struct, frozen=True):
+    """What one prompt activates."""
+
+    model: str
+    prompt: str
+    chat: bool
+    rank: Rank
+    tokens: tuple[Token, ...]
+    features: tuple[Hit, ...]
+    """Best first."""
+    sites: tuple[SiteFigures, ...]
+    per_token: tuple[tuple[TokenFeature, ...], ...]
+    """For every token its strongest features, best first."""
+    strength: tuple[float, ...]
+    """For every token, how strongly anything fires: the largest activation as a share of its site's largest."""
+    provenance: Provenance
+    seconds: float
+    next_tokens: tuple[tuple[NextToken, ...], ...] = ()
+    """For every token, the likeliest continuations; empty where logits were not asked for."""
+
+
+class TokenValue(msgspec.Struct, frozen=True, array_like=True):
+    text: str
+    value: float
+
+
+class Context(msgspec.Struct, frozen=True):
+    """A stretch of corpus text around a strong activation."""
+
+    origin: str
+    tokens: tuple[TokenValue, ...]
+    peak: int
+    """Index of the strongest token."""
+
+
+class FeatureCard(msgspec.Struct, frozen=True):
+    """What is known about one feature from held-out text."""
+
+    ref: FeatureRef
+    density: float | None
+    """Share of corpus tokens on which it fires; None where the dictionary came without cards."""
+    max_activation: float | None
+    contexts: tuple[Context, ...]
+    """Strongest first, each from another document."""
+    promotes: tuple[TokenValue, ...]
+    """Output tokens whose logits W_dec[i] · W_U raises most (weights only, no context)."""
+    suppresses: tuple[TokenValue, ...]
+    histogram: tuple[int, ...]
+    """Counts of positive activations in equal bins from 0 to `max_activation`."""
+    corpus_tokens: int
+
+
+class Intervention(msgspec.Struct, frozen=True):
+    """`x += strength · W_dec[index]` at the dictionary's site, on every token of prompt and continuation."""
+
+    feature: FeatureRef
+    strength: float
+    kind: Literal["add"] = "add"
+
+
+class Generation(msgspec.Struct, frozen=True):
+    ids: tuple[int, ...]
+    text: str
+
+
+class SteerResult(msgspec.Struct, frozen=True):
+    """Plain and steered continuation of one prompt, drawn with the same random numbers."""
+
+    prompt: str
+    chat: bool
+    prompt_ids: tuple[int, ...]
+    interventions: tuple[Intervention, ...]
+    plain: Generation
+    steered: Generation
+    kl: tuple[float, ...]
+    """KL(plain ‖ steered) in nats of the next-token distributions at each step, each arm on its own text, until
+    one of them ends."""
+    first_divergence: int | None
+    """The first generated position where the arms chose different tokens."""
+    provenance: Provenance
+    seconds: float
+
+
+class EngineFault(msgspec.Struct, frozen=True):
+    """An error as data: `SaescopeError` on the other side of the wire."""
+
+    kind: str
+    message: str
+    remedy: str = ""
+    detail: str = ""

@@ -1,0 +1,122 @@
+"""Sets: a model and its dictionaries under one name, so that one word opens them together.
+
+A set is a folder with `set.json` {"model", "dictionaries", "description"}. Sets ship with the package, or lie in
+the user's data directory, where `saescope train` puts new ones.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from engine import default_model, paths
+from engine.errors import BadRequest, DictionaryMissing
+from engine.saelens_folder import CONFIG
+
+DEFAULT_MODEL = "default"
+DEFAULT_SET = "smollm2"
+
+
+class SetFile(msgspec.Struct):
+    """`set.json`: the model is a folder or "default", the dictionaries are folders beside the file."""
+
+    model: str
+    dictionaries: tuple[str, ...]
+    description: str = ""
+
+
+class SetInfo(msgspec.Struct, frozen=True):
+    """One set that can be opened."""
+
+    name: str
+    description: str
+    folder: str
+    model: str
+    """The model's folder, there or to be made on first use."""
+    model_ready: bool
+    model_bytes: int
+    dictionaries: tuple[str, ...]
+    dictionary_bytes: int
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What `open` was resolved to; a model of None is the default model, which may still have to be fetched."""
+
+    model: Path | None
+    dictionaries: tuple[Path, ...]
+
+
+def user_sets_dir() -> Path:
+    return paths.data_dir() / "sets"
+
+
+def all_sets() -> list[SetInfo]:
+    """Every set on this machine, the default one first; a damaged one is left out."""
+    found: dict[str, SetInfo] = {}
+    for root in (paths.bundled_sets_dir(), user_sets_dir()):
+        for file in sorted(root.glob("*/set.json")):
+            try:
+                info = _describe(file)
+            except (OSError, msgspec.DecodeError):
+                continue
+            found.setdefault(info.name, info)
+    return sorted(found.values(), key=lambda info: (info.name != DEFAULT_SET, info.name))
+
+
+def _describe(file: Path) -> SetInfo:
+    content = msgspec.json.decode(file.read_bytes(), type=SetFile)
+    model = default_model.folder() if content.model == DEFAULT_MODEL else Path(content.model)
+    return SetInfo(
+        name=file.parent.name,
+        description=content.description,
+        folder=str(file.parent),
+        model=str(model),
+        model_ready=(model / "config.json").is_file(),
+        model_bytes=sum(f.stat().st_size for f in model.glob("*") if f.is_file()),
+        dictionaries=content.dictionaries,
+        dictionary_bytes=sum(f.stat().st_size for f in file.parent.rglob("*") if f.is_file()),
+    )
+
+
+def resolve(model: str | None, dictionaries: tuple[str, ...]) -> Opening:
+    """What a set name, a model folder and dictionary folders mean together.
+
+    Raises:
+        BadRequest: a model without dictionaries.
+        DictionaryMissing: a folder that holds none.
+    """
+    if model is None and not dictionaries:
+        model = DEFAULT_SET
+    if model is not None and not dictionaries:
+        named = {info.name: info for info in all_sets()}
+        if (info := named.get(model)) is None:
+            if Path(model).expanduser().is_dir():
+                raise BadRequest(f"Which dictionaries for {model}?", "Add --dictionary DIR, once for each.")
+            raise BadRequest(f"There is no set called {model!r}.", f"Sets here: {', '.join(named) or 'none'}.")
+        content = msgspec.json.decode((Path(info.folder) / "set.json").read_bytes(), type=SetFile)
+        return Opening(
+            None if content.model == DEFAULT_MODEL else Path(content.model),
+            tuple(Path(info.folder) / name for name in content.dictionaries),
+        )
+    folders = tuple(folder for given in dictionaries for folder in _expand(Path(given).expanduser()))
+    return Opening(Path(model).expanduser() if model else None, folders)
+
+
+def _expand(folder: Path) -> list[Path]:
+    """The folder itself, or the dictionaries one level below it."""
+    if (folder / CONFIG).is_file() or not folder.is_dir():
+        return [folder]
+    inside = sorted(f.parent for f in folder.glob(f"*/{CONFIG}"))
+    if not inside:
+        raise DictionaryMissing(
+            f"{folder} holds no dictionary.", "Give a folder with cfg.json and sae_weights.safetensors."
+        )
+    return inside
+
+
+def write_set(folder: Path, model: str, dictionaries: list[str], description: str) -> None:
+    """Make `folder` a set."""
+    content = SetFile(model=model, dictionaries=tuple(dictionaries), description=description)
+    (folder / "set.json").write_text(json.dumps(msgspec.to_builtins(content), indent=1) + "\n")

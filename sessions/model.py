@@ -1,0 +1,96 @@
+"""The session file's schema: everything needed to look at a session again and to run it again.
+
+Results are the engine's own structs (`engine.protocol`); the file adds what the user did with them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engine.protocol import (
+    DictionaryInfo,
+    FeatureCard,
+    FeatureRef,
+    FeaturesResult,
+    Intervention,
+    ModelInfo,
+    Open,
+    SteerResult,
+)
+
+SCHEMA = 1
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """The process that has the session open; gone once it was left in good order."""
+
+    pid: int
+    host: str
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """One prompt that was run; `rows` are activations of features looked at beyond the top ones."""
+
+    at: str
+    result: FeaturesResult
+    rows: dict[str, tuple[float, ...]] = {}
+
+
+class SteerRecord(msgspec.Struct, frozen=True):
+    at: str
+    result: SteerResult
+
+
+class View(msgspec.Struct, frozen=True):
+    """What was on the screen: a replay opens where the session was left."""
+
+    draft: str = ""
+    chat: bool = False
+    run: int = -1
+    """Index into `runs`; −1 for none."""
+    token: int = 0
+    feature: FeatureRef | None = None
+    scope: Literal["prompt", "token"] = "prompt"
+    site: str | None = None
+    steer: int = -1
+    intervention: Intervention | None = None
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    at: str
+    text: str
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A session, as it is on disk."""
+
+    id: str
+    created: str
+    updated: str
+    opening: Open
+    schema: int = SCHEMA
+    title: str = ""
+    owner: Owner | None = None
+    versions: dict[str, str] = {}
+    model: ModelInfo | None = None
+    dictionaries: tuple[DictionaryInfo, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
+    cards: tuple[FeatureCard, ...] = ()
+    hints: dict[str, str] = {}
+    """`source:index` → the tokens a feature peaks on."""
+    steers: tuple[SteerRecord, ...] = ()
+    marks: tuple[FeatureRef, ...] = ()
+    log: tuple[LogLine, ...] = ()
+    view: View = View()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing worth keeping happened."""
+        return not (self.runs or self.steers or self.marks or self.view.draft.strip())
+
+
+def neuronpedia_ids(session: Session) -> dict[str, str]:
+    """Source → `model/source` on Neuronpedia, for the dictionaries that have pages there."""
+    return {d.source: d.neuronpedia for d in session.dictionaries if d.neuronpedia}

@@ -1,0 +1,1 @@
+"""Palettes as data, Textual themes, and every style sheet."""

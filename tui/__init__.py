@@ -1,0 +1,1 @@
+"""The Textual app. It knows the engine only through its protocol."""

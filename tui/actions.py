@@ -1,0 +1,174 @@
+"""Every action of the screen in one table: bindings, footer, help and palette are all made from it.
+
+An action's `verb` is the Textual action it calls, on the screen for the group "anywhere" and on the focused pane
+otherwise. Keys are those that plain SSH and tmux let through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.binding import Binding
+
+Group = Literal["anywhere", "prompt", "tokens", "features", "card", "circuit", "steering"]
+
+GROUPS: dict[Group, str] = {
+    "anywhere": "Anywhere (outside a text field)",
+    "prompt": "1 Prompt",
+    "tokens": "2 Tokens",
+    "features": "3 Features",
+    "card": "4 Card",
+    "circuit": "5 Circuit",
+    "steering": "6 Steering",
+}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing a user can do."""
+
+    id: str
+    keys: str
+    verb: str
+    label: str
+    """One or two words, for the footer."""
+    help: str
+    """One line, for help and palette."""
+    group: Group = "anywhere"
+    palette: bool = True
+    priority: bool = False
+
+
+def _moves(group: Group, what: str, *, sideways: bool = False) -> tuple[Action, ...]:
+    """The movements every list and page has."""
+    up, down = ("up,k", "down,j")
+    moves = [
+        Action(f"{group}.up", up, "move(-1)", "up", f"Up in {what}", group, palette=False),
+        Action(f"{group}.down", down, "move(1)", "down", f"Down in {what}", group, palette=False),
+        Action(
+            f"{group}.page_up",
+            "pageup,ctrl+u",
+            "page(-1)",
+            "page up",
+            f"A page up in {what}",
+            group,
+            palette=False,
+        ),
+        Action(
+            f"{group}.page_down",
+            "pagedown,ctrl+d",
+            "page(1)",
+            "page down",
+            f"A page down in {what}",
+            group,
+            palette=False,
+        ),
+        Action(f"{group}.home", "home,g", "end(False)", "first", f"First of {what}", group, palette=False),
+        Action(f"{group}.end", "end,G", "end(True)", "last", f"Last of {what}", group, palette=False),
+    ]
+    if sideways:
+        moves += [
+            Action(f"{group}.left", "left,h", "sideways(-1)", "left", "The token before", group, palette=False),
+            Action(f"{group}.right", "right,l", "sideways(1)", "right", "The next token", group, palette=False),
+        ]
+    return tuple(moves)
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("pane.prompt", "1,i", "pane('prompt')", "prompt", "Go to the prompt"),
+    Action("pane.tokens", "2", "pane('tokens')", "tokens", "Go to the tokens"),
+    Action("pane.features", "3", "pane('features')", "features", "Go to the features"),
+    Action("pane.card", "4", "pane('card')", "card", "Go to the feature card"),
+    Action("pane.circuit", "5", "pane('circuit')", "circuit", "Go to the circuit"),
+    Action("pane.steering", "6", "pane('steering')", "steering", "Go to steering"),
+    Action("pane.next", "tab", "next_pane(1)", "next pane", "Go to the next pane", palette=False, priority=True),
+    Action("pane.previous", "shift+tab", "next_pane(-1)", "pane before", "Go to the pane before", palette=False, priority=True),
+    Action("view.zoom", "+", "zoom", "zoom", "Give the focused pane the whole screen, and back"),
+    Action("view.back", "escape", "back", "back", "Back out: close, unzoom, or stop what runs", palette=False),
+    Action("token.next", "}", "token(1)", "next token", "Next token, from any pane"),
+    Action("token.previous", "{", "token(-1)", "token before", "The token before, from any pane"),
+    Action("feature.next", "J", "feature(1)", "next feature", "Next feature of the list, from any pane"),
+    Action("feature.previous", "K", "feature(-1)", "feature before", "The feature before, from any pane"),
+    Action("site.next", "]", "site(1)", "next site", "Show only the next site; after the last, all"),
+    Action("site.previous", "[", "site(-1)", "site before", "Show only the site before"),
+    Action("run.older", "(", "run(-1)", "older run", "Show the run before this one"),
+    Action("run.newer", ")", "run(1)", "newer run", "Show the run after this one"),
+    Action("feature.mark", "space", "mark", "mark", "Mark the selected feature, or unmark it: marks feed the quicklist"),
+    Action("feature.steer", "s", "steer", "steer", "Take the selected feature into steering"),
+    Action("feature.copy_link", "y", "copy_link", "copy link", "Copy the selected feature's link or name to your terminal's clipboard"),
+    Action("feature.clear", "u", "clear_feature", "all features", "Select no feature: tokens show how strongly anything fires"),
+    Action("tokens.strength_bars", "b", "bars", "bars", "Show activations as bars under the tokens too"),
+    Action("prompt.chat", "ctrl+t", "chat", "chat", "Wrap the prompt in the model's chat template, or not"),
+    Action("session.resume", "U", "resume", "resume", "Open the last session that was not closed in good order"),
+    Action("session.export", "x", "export", "quicklist", "Show the Neuronpedia quicklist of the marked features"),
+    Action("help.log", "L", "log", "log", "What happened in this session"),
+    Action("help.error", "e", "explain", "details", "The long story of the last error"),
+    Action("help.keys", "?", "help", "help", "Keys, with those of the focused pane first"),
+    Action("help.palette", ":", "app.command_palette", "command", "Find any action by name (also ctrl+p)", palette=False),
+    Action("app.quit", "q,ctrl+q", "app.quit", "quit", "Save the session and leave"),
+    Action("prompt.run", "enter", "submit", "run", "Run the prompt", "prompt", palette=False),
+    Action("prompt.newline", "ctrl+j", "newline", "new line", "A new line in the prompt", "prompt", palette=False),
+    Action("prompt.older", "ctrl+up,ctrl+k", "history(-1)", "older", "The prompt before, as does Up on the first line", "prompt", palette=False),
+    Action("prompt.newer", "ctrl+down,ctrl+n", "history(1)", "newer", "The prompt after, as does Down on the last line", "prompt", palette=False),
+    Action("prompt.clear", "ctrl+g", "clear", "clear", "Empty the prompt", "prompt", palette=False),
+    *_moves("tokens", "the tokens", sideways=True),
+    Action("tokens.scope", "t", "scope", "this token", "List the features of the token under the cursor, or of the whole prompt"),
+    *_moves("features", "the list"),
+    Action("features.filter", "/", "filter", "filter", "Filter the list by typing"),
+    Action("features.order", "o", "order", "order", "Order by activation, share of the site's strongest, source, position"),
+    Action("features.rank", "R", "rank", "rank", "Rank by maximum, sum or mean over the prompt"),
+    Action("features.card", "enter,right,l", "open_card", "card", "Go to the selected feature's card", "features", palette=False),
+    *_moves("card", "the card"),
+    *_moves("circuit", "the circuit"),
+    Action("steering.weaker", "left,h", "strength(-1)", "weaker", "Less strength, in quarters of the feature's maximum", "steering", palette=False),
+    Action("steering.stronger", "right,l", "strength(1)", "stronger", "More strength", "steering", palette=False),
+    Action("steering.weaker_fine", "H,shift+left", "strength(-0.1)", "a little weaker", "A little less strength", "steering", palette=False),
+    Action("steering.stronger_fine", "L,shift+right", "strength(0.1)", "a little stronger", "A little more strength", "steering", palette=False),
+    Action("steering.zero", "0", "zero", "zero", "Strength zero", "steering", palette=False),
+    Action("steering.number", "equals_sign", "number", "type", "Type the strength", "steering", palette=False),
+    Action("steering.run", "enter", "generate", "run", "Generate plain and steered text again", "steering", palette=False),
+    Action("steering.seed", "r", "seed", "new seed", "Generate with other random numbers", "steering", palette=False),
+    Action("steering.up", "up,k", "move(-1)", "up", "Scroll the text up", "steering", palette=False),
+    Action("steering.down", "down,j", "move(1)", "down", "Scroll the text down", "steering", palette=False),
+)  # fmt: skip
+
+BY_ID = {action.id: action for action in ACTIONS}
+
+
+def bindings(group: Group) -> list[Binding]:
+    """The Textual bindings of a group."""
+    return [
+        Binding(a.keys, a.verb, a.label, show=False, id=a.id, tooltip=a.help, priority=a.priority)
+        for a in ACTIONS
+        if a.group == group
+    ]
+
+
+_SHOWN = {
+    "question_mark": "?", "slash": "/", "equals_sign": "=", "left": "←", "right": "→", "up": "↑", "down": "↓",
+    "enter": "enter", "space": "space", "escape": "esc", "pageup": "pgup", "pagedown": "pgdn",
+}  # fmt: skip
+
+
+def shown_keys(keys: str) -> str:
+    """Keys as a user reads them."""
+    return " ".join(_SHOWN.get(key, key.replace("ctrl+", "^").replace("shift+", "⇧")) for key in keys.split(","))
+
+
+_FOOTERS: dict[Group, tuple[str, ...]] = {
+    "anywhere": (),
+    "prompt": ("prompt.run", "prompt.newline", "prompt.older", "prompt.chat", "view.back"),
+    "tokens": ("tokens.right", "tokens.scope", "feature.next", "feature.mark", "feature.steer"),
+    "features": ("features.filter", "features.order", "tokens.scope", "feature.mark", "feature.steer"),
+    "card": ("feature.next", "feature.mark", "feature.steer", "feature.copy_link"),
+    "circuit": ("feature.next", "feature.mark"),
+    "steering": ("steering.stronger", "steering.number", "steering.run", "steering.seed"),
+}
+_ALWAYS = ("help.keys", "help.palette", "app.quit")
+
+
+def footer(group: Group) -> list[Action]:
+    """What the footer says while a pane of this group has the focus: its own keys, then those of everywhere."""
+    always = () if group == "prompt" else _ALWAYS
+    return [BY_ID[name] for name in (*_FOOTERS[group], *always)]

@@ -1,0 +1,335 @@
+"""The app: it owns the state, hands it to the screen, and talks to the engine. Nothing else does either."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+from textual import on
+from textual.app import App
+from textual.timer import Timer
+
+from engine.client import Connect, EngineClient, EngineLost
+from engine.protocol import (
+    AnyEvent,
+    Cancel,
+    Count,
+    Done,
+    Failed,
+    Hello,
+    Intervention,
+    Open,
+    Request,
+    Run,
+    SessionError,
+    Steer,
+    Stopped,
+)
+from sessions.history import History
+from sessions.model import Session
+from sessions.store import now, unfinished
+from themes.builtin import FALLBACK_VARIABLES, THEMES
+from themes.palettes import DEFAULT
+from tui import reducer
+from tui.clipboard import Clipboard
+from tui.commands import ActionProvider
+from tui.messages import EngineSpoke, PromptSubmitted
+from tui.recorder import Recorder
+from tui.screens.inspect import InspectScreen
+from tui.state import Notice, State
+from tui.styles import STYLE_SHEETS
+from tui.wants import Wants
+
+_SAVE_AFTER = 1.5
+_COUNT_AFTER = 0.12
+_STEER_AFTER = 0.15
+_SLOW_AFTER = 0.33
+_MAX_DEATHS = 3
+
+
+class SaescopeApp(App[None], Clipboard):
+    """The inspector, live or replaying a session."""
+
+    CSS_PATH = STYLE_SHEETS
+    COMMANDS: ClassVar = {ActionProvider}
+    TITLE = "saescope"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    BINDINGS: ClassVar = []
+
+    def __init__(
+        self,
+        opening: Open,
+        connect: Connect | None,
+        recorder: Recorder | None,
+        *,
+        session: Session | None = None,
+        theme: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.animation_level = "none"
+        for available in THEMES.values():
+            self.register_theme(available)
+        self.theme = theme or DEFAULT
+        self.state = State(opening=opening, replaying=connect is None)
+        if connect is None:
+            self.state = reducer.without_engine(self.state)
+        if session is not None:
+            self.state = reducer.from_session(self.state, session)
+        self._recorder = recorder
+        if recorder is not None and session is not None:
+            recorder.mark_written(self.state)
+        self._client = EngineClient(connect, self._deliver) if connect else None
+        self._wants = Wants(self._next_id)
+        self._history = History()
+        self._recalled = 0
+        self._saving: Timer | None = None
+        self._counting: Timer | None = None
+        self._steering: Timer | None = None
+        self._busy_since = time.monotonic()
+        self._inspect = InspectScreen()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return FALLBACK_VARIABLES
+
+    def get_default_screen(self) -> InspectScreen:
+        return self._inspect
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGHUP, signal.SIGTERM):
+            loop.add_signal_handler(name, self._leave_on_signal)
+        self.set_interval(1.0, self._tick)
+        self.theme_changed_signal.subscribe(self, lambda _: self._inspect.show(self.state, None))
+        if self._client is not None:
+            self.call_after_refresh(self._start_engine)
+            if left := await asyncio.to_thread(unfinished):
+                self.say(
+                    f"A session of {left[0][1].updated[11:16]} UTC was not closed: “{left[0][1].title}”.",
+                    "U opens it.",
+                )
+
+    async def _start_engine(self) -> None:
+        assert self._client is not None
+        self._busy_since = time.monotonic()
+        self._wants.forget()
+        try:
+            await self._client.start()
+        except OSError as error:
+            self.receive(EngineLost(str(error)))
+            return
+        self._client.send(msgspec.structs.replace(self.state.opening, id=self._next_id()))
+
+    def _leave_on_signal(self) -> None:
+        """The line was cut or we were told to go: keep the session, leave the rest."""
+        self.save(closing=True)
+        if self._client is not None:
+            self._client.cut()
+        self.exit(return_code=0)
+
+    async def action_quit(self) -> None:
+        self.save(closing=True)
+        if self._client is not None:
+            self._client.cut()
+        self.exit()
+
+    def _next_id(self) -> int:
+        return self._client.next_id() if self._client is not None else 0
+
+    # --- the state ----------------------------------------------------------------------------------------------
+
+    def change(self, step: Callable[[State], State]) -> None:
+        """The one way the state changes."""
+        old, self.state = self.state, step(self.state)
+        if self.state is old:
+            return
+        if self._inspect.is_mounted:
+            self._inspect.show(self.state, old)
+        for request in self._wants.missing(self.state):
+            self._send(request)
+        if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):
+            self._saving = self.set_timer(_SAVE_AFTER, self._save_later)
+
+    def say(self, text: str, remedy: str = "", level: str = "info", detail: str = "") -> None:
+        """One sentence on the status line."""
+        self.change(lambda s: reducer.notify(s, Notice(text, level, remedy, detail)))  # type: ignore[arg-type]
+
+    def _deliver(self, event: AnyEvent | EngineLost) -> None:
+        self.post_message(EngineSpoke(event))
+
+    @on(EngineSpoke)
+    def _heard(self, message: EngineSpoke) -> None:
+        self.receive(message.event)
+
+    def receive(self, event: AnyEvent | EngineLost) -> None:
+        """Take what the engine said."""
+        if isinstance(event, Done | Stopped | Failed):
+            self._wants.answered(event.id)
+        if isinstance(event, Hello):
+            self._busy_since = time.monotonic()
+        ready = self.state.engine.phase == "ready"
+        self.change(lambda s: reducer.reduce_event(s, event, now()))
+        if isinstance(event, EngineLost):
+            self._restart(ready)
+        elif not ready and self.state.engine.phase == "ready":
+            self._count_now()
+            if self.state.queued:
+                self.run_prompt(self.state.draft)
+
+    def _restart(self, was_ready: bool) -> None:
+        """Start a dead engine again, unless it dies every time."""
+        if self.state.engine.deaths >= _MAX_DEATHS or not (was_ready or self.state.engine.deaths == 1):
+            self.say(
+                "The engine died again and is left alone.",
+                "`saescope doctor` may know why; q leaves.",
+                "error",
+            )
+            return
+        self.call_later(self._start_engine)
+
+    def _send(self, request: Request) -> None:
+        if self._client is not None:
+            self._client.send(request)
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the work under way has taken."""
+        return time.monotonic() - self._busy_since
+
+    def _tick(self) -> None:
+        """Once a second while something runs the status line counts; idle, nothing is sent."""
+        if self.state.tasks or self.state.engine.phase in {"starting", "opening"}:
+            self._inspect.show_status(self.state)
+
+    # --- prompts ------------------------------------------------------------------------------------------------
+
+    @on(PromptSubmitted)
+    def _submitted(self, message: PromptSubmitted) -> None:
+        self._history.add(message.text)
+        self._recalled = 0
+        self.run_prompt(message.text)
+
+    def run_prompt(self, text: str) -> None:
+        """Run a prompt now, or as soon as the engine is ready."""
+        if self.state.replaying:
+            self.say("This is a recording: no model is open.", "Start saescope to run prompts.", "warning")
+            return
+        if self.state.engine.phase != "ready":
+            self.change(lambda s: reducer.queue_prompt(s, text))
+            return
+        request = Run(id=self._next_id(), prompt=text, chat=self.state.chat, rank=self.state.rank)
+        self._busy_since = time.monotonic()
+        self.change(lambda s: reducer.run_started(s, request.id))
+        self._send(request)
+        self.set_timer(_SLOW_AFTER, lambda: self.change(lambda s: reducer.run_is_slow(s, request.id)))
+
+    def rank_anew(self) -> None:
+        """Change how features are ranked, and rank the prompt on screen again."""
+        self.change(reducer.next_rank)
+        if self.state.result is not None and not self.state.replaying:
+            self.run_prompt(self.state.result.prompt)
+
+    def stop_tasks(self) -> None:
+        for task in self.state.tasks:
+            self._send(Cancel(id=self._next_id(), target=task.id))
+        self.change(reducer.stopped)
+        self.say("Stopped.")
+
+    def draft(self, text: str) -> None:
+        """The prompt field changed: count its tokens once typing pauses."""
+        if text == self.state.draft:
+            return
+        self.change(lambda s: reducer.set_draft(s, text))
+        if self._counting is not None:
+            self._counting.stop()
+        self._counting = self.set_timer(_COUNT_AFTER, self._count_now)
+
+    def _count_now(self) -> None:
+        if self.state.engine.phase == "ready" and not self.state.replaying:
+            self._send(Count(id=self._next_id(), prompt=self.state.draft, chat=self.state.chat))
+
+    def recall(self, step: int) -> None:
+        """An older or newer prompt of the history into the field."""
+        text, self._recalled = self._history.recall(self._recalled, step, self.state.draft)
+        self.change(lambda s: reducer.set_draft(s, text))
+
+    def toggle_chat(self) -> None:
+        self.change(reducer.toggle_chat)
+        self._count_now()
+
+    # --- steering -----------------------------------------------------------------------------------------------
+
+    def steer_at(self, strength: float) -> None:
+        """Move the control; text is generated once it rests."""
+        if self.state.steering.feature is None or self.state.replaying:
+            return
+        self.change(lambda s: reducer.set_strength(s, strength))
+        if self._steering is not None:
+            self._steering.stop()
+        self._steering = self.set_timer(_STEER_AFTER, self.generate)
+
+    def generate(self) -> None:
+        """Continue the prompt on screen, plain and steered."""
+        state, steering = self.state, self.state.steering
+        if state.replaying or state.engine.phase != "ready":
+            self.say(
+                "No model is open.",
+                "Wait until the engine is ready." if not state.replaying else "",
+                "warning",
+            )
+            return
+        if steering.feature is None or state.result is None:
+            self.say("Nothing to steer.", "Run a prompt, select a feature and press s.", "warning")
+            return
+        request = Steer(
+            id=self._next_id(),
+            prompt=state.result.prompt,
+            chat=state.result.chat,
+            interventions=(Intervention(steering.feature, steering.strength),),
+            tokens=steering.tokens,
+            seed=steering.seed,
+            temperature=steering.temperature,
+        )
+        self._busy_since = time.monotonic()
+        self.change(lambda s: reducer.steer_started(s, request.id))
+        self._send(request)
+
+    # --- the session file ---------------------------------------------------------------------------------------
+
+    def _save_later(self) -> None:
+        self._saving = None
+        self.save()
+
+    def save(self, *, closing: bool = False) -> None:
+        """Write the session file; a failure is said and costs nothing else."""
+        if self._recorder is None or not (closing or self._recorder.is_dirty(self.state)):
+            return
+        try:
+            at = self._recorder.write(self.state, closing=closing)
+        except SessionError as error:
+            if not closing:
+                self.say(error.message, error.remedy, "error")
+            return
+        if at and not closing:
+            self.change(lambda s: reducer.saved(s, at))
+
+    def resume(self) -> None:
+        """Open the newest session that was not closed in good order, and go on in its file."""
+        left = unfinished()
+        if not left or self.state.replaying:
+            self.say("No unfinished session.", "`saescope replay FILE` looks at any other.")
+            return
+        path, session = left[0]
+        if self.state.runs:
+            self.save(closing=True)
+        self._recorder = Recorder(path, session)
+        self.change(lambda s: reducer.from_session(s, session))
+        self.say(f"Resumed the session of {session.updated[11:16]} UTC.")

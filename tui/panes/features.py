@@ -1,0 +1,192 @@
+"""The features that fire: over the whole prompt or on the token under the cursor, sorted and filtered."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.message import Message
+from textual.widgets import Input
+
+from sessions.quicklist import feature_url
+from tui.actions import bindings
+from tui.panes.pane import Pane
+from tui.state import Row, State
+from tui.text import fit, number, visible, visible_token
+from tui.widgets.line_list import LineList
+
+_ORDER_NAMES = {"activation": "", "share": "by share", "source": "by source", "position": "by position"}
+
+
+class FeatureList(LineList):
+    """The list itself. Columns: mark, site, index, activation, share of the site's strongest, token, peaks."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("features")]
+
+    def action_move(self, step: int) -> None:
+        self.move(step)
+
+    def action_page(self, step: int) -> None:
+        self.page(step)
+
+    def action_end(self, end: bool) -> None:
+        self.move_to_end(end)
+
+    def action_open_card(self) -> None:
+        self.choose()
+
+    def __init__(self) -> None:
+        super().__init__(id="feature-list")
+        self.rows: tuple[Row, ...] = ()
+        self.marked: frozenset[object] = frozenset()
+        self.token_texts: tuple[str, ...] = ()
+        self.empty = ""
+        self.stale = False
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows)
+
+    def _columns(self, width: int) -> tuple[int, int, int]:
+        """Widths of site, token and peaks; the numbers keep theirs."""
+        site = max((len(r.ref.source) for r in self.rows), default=4)
+        site = min(max(site, 4), 18 if width >= 60 else 10)
+        rest = width - 2 - site - 1 - 8 - 8 - 6
+        token = max(6, min(14, rest // 2))
+        return site, token, max(0, rest - token - 2)
+
+    def draw_header(self, width: int) -> list[Segment]:
+        site, token, peaks = self._columns(width)
+        text = f"  {fit('site', site)} {fit('index', 8)}{fit('act', 7, right=True)} {fit('share', 5, right=True)}  "
+        text += f"{fit('at', token)} {fit('peaks on', peaks) if peaks > 5 else ''}"
+        return [Segment(text, self.style_of("header"))]
+
+    def draw_row(self, row: int, width: int) -> list[Segment]:
+        item = self.rows[row]
+        site, token, peaks = self._columns(width)
+        dim = self.style_of("dim")
+        text = self.token_texts[item.position] if item.position < len(self.token_texts) else ""
+        index = f":{item.ref.index}"
+        link = Style(link=feature_url(item.page, item.ref.index)) if item.page else Style()
+        segments = [
+            Segment("▌" if row == self.cursor else " ", self.style_of("accent")),
+            Segment("●" if item.ref in self.marked else " ", self.style_of("accent")),
+            Segment(fit(item.ref.source, site) + " ", dim),
+            Segment(index, (self.style_of("link") if item.page else Style()) + link),
+            Segment(" " * max(0, 8 - len(index))),
+            Segment(fit(number(item.activation), 7, right=True) + " ", Style(bold=True)),
+            Segment(fit(f"{100 * item.share:.0f} %", 5, right=True) + "  ", dim),
+            Segment(fit(visible_token(text), token) + " "),
+        ]
+        if peaks > 5:
+            segments.append(Segment(fit(visible(item.hint), peaks), dim))
+        if self.stale:
+            segments = [Segment(s.text, dim) for s in segments]
+        return segments
+
+
+class FeaturesPane(Pane):
+    """Pane 3."""
+
+    GROUP = "features"
+    NUMBER = 3
+    NAME = "Features"
+
+    class FilterChanged(Message):
+        """The user typed in the filter."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    def compose(self) -> ComposeResult:
+        self.list = FeatureList()
+        self.filter = Input(
+            id="feature-filter",
+            placeholder="filter: site, index or token; Enter keeps, Escape clears",
+            compact=True,
+        )
+        self.filter.cursor_blink = False
+        self.filter.display = False
+        yield self.title_bar
+        yield self.filter
+        yield self.list
+
+    @property
+    def home(self) -> FeatureList:
+        return self.list
+
+    def show(self, state: State, old: State | None) -> None:
+        before, rows, marked = self.list.rows, state.rows, frozenset(state.marks)
+        texts = tuple(t.text for t in state.result.tokens) if state.result else ()
+        stale = state.stale
+        if rows is not self.list.rows or marked != self.list.marked or stale != self.list.stale or old is None:
+            self._show_rows(state, rows, marked, texts, stale)
+        if old is None or state.feature != old.feature or rows is not before:
+            place = next((n for n, row in enumerate(rows) if row.ref == state.feature), None)
+            if place is not None:
+                self.list.cursor = place
+        if old is None or self.filter.value != state.needle:
+            self.filter.value = state.needle
+        self.filter.display = bool(state.needle) or self.filter.has_focus
+        self._show_title(state)
+
+    def _show_rows(
+        self,
+        state: State,
+        rows: tuple[Row, ...],
+        marked: frozenset[object],
+        texts: tuple[str, ...],
+        stale: bool,
+    ) -> None:
+        before = self.list.rows
+        same_shape = len(before) == len(rows) and texts == self.list.token_texts and stale == self.list.stale
+        changed: set[int] | None = None
+        if same_shape:
+            remarked = marked ^ self.list.marked
+            changed = {n for n, (a, b) in enumerate(zip(before, rows, strict=True)) if a != b or b.ref in remarked}
+            if len(changed) > len(rows) // 2:
+                changed = None
+        self.list.rows, self.list.marked, self.list.token_texts, self.list.stale = rows, marked, texts, stale
+        if not same_shape:
+            self.list.cursor = min(self.list.cursor, max(len(rows) - 1, 0))
+        self.list.rows_changed(changed)
+
+    def _show_title(self, state: State) -> None:
+        if state.result is None:
+            self.title_bar.show_info("", "")
+            return
+        scope = "whole prompt" if state.scope == "prompt" else f"token {state.token}"
+        how = state.result.rank if state.scope == "prompt" else ""
+        parts = (scope, how, state.site or "all sites", _ORDER_NAMES[state.order])
+        marks = f"{len(state.marks)} ● " if state.marks else ""
+        total = sum(s.active for s in state.result.sites)
+        count = f"{len(state.rows)} of {total}" if state.scope == "prompt" else str(len(state.rows))
+        self.title_bar.show_info(" · ".join(filter(None, parts)), f"{marks}{count}")
+
+    # --- the filter ---------------------------------------------------------------------------------------------
+
+    def open_filter(self) -> None:
+        self.filter.display = True
+        self.filter.focus()
+
+    def close_filter(self, *, clear: bool) -> None:
+        """Leave the filter, with or without what was typed."""
+        if clear:
+            self.filter.value = ""
+        self.list.focus()
+        self.filter.display = bool(self.filter.value)
+
+    @on(Input.Changed, "#feature-filter")
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.FilterChanged(event.value))
+
+    @on(Input.Submitted, "#feature-filter")
+    def _kept(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.close_filter(clear=False)

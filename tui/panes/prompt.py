@@ -1,0 +1,108 @@
+"""The prompt: several lines, history, a live token count."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+from tui.actions import bindings
+from tui.panes.pane import Pane
+from tui.state import State
+from tui.text import visible
+from tui.widgets.bar import Bar
+
+
+class PromptArea(TextArea):
+    """A text area where Enter runs and Up and Down at the edges go through history."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(b for b in bindings("prompt") if b.id != "prompt.run"),
+        Binding("enter", "submit", "run", show=False, id="prompt.run", priority=True),
+    ]
+
+    class Submitted(Message):
+        """The user pressed Enter."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class HistoryWanted(Message):
+        """The user asked for an older (−1) or newer (1) prompt."""
+
+        def __init__(self, step: int) -> None:
+            super().__init__()
+            self.step = step
+
+    def __init__(self) -> None:
+        super().__init__(
+            id="prompt-area", soft_wrap=True, tab_behavior="focus", show_line_numbers=False,
+            highlight_cursor_line=False,
+            placeholder="Type a prompt, press Enter.  ? for help outside this field, Escape to leave it.",
+        )  # fmt: skip
+        self.cursor_blink = False
+
+    def action_submit(self) -> None:
+        self.post_message(self.Submitted(self.text))
+
+    def action_newline(self) -> None:
+        self.insert("\n")
+
+    def action_clear(self) -> None:
+        self.clear()
+
+    def action_history(self, step: int) -> None:
+        self.post_message(self.HistoryWanted(step))
+
+    def on_key(self, event: events.Key) -> None:
+        row = self.cursor_location[0]
+        if event.key == "up" and row == 0:
+            event.prevent_default()
+            event.stop()
+            self.action_history(-1)
+        elif event.key == "down" and row == self.document.line_count - 1:
+            event.prevent_default()
+            event.stop()
+            self.action_history(1)
+
+
+class PromptPane(Pane):
+    """Pane 1."""
+
+    GROUP = "prompt"
+    NUMBER = 1
+    NAME = "Prompt"
+
+    def compose(self) -> ComposeResult:
+        self.area = PromptArea()
+        self.notice = Bar(id="prompt-notice")
+        yield self.title_bar
+        yield self.area
+        yield self.notice
+
+    @property
+    def home(self) -> PromptArea:
+        return self.area
+
+    def show(self, state: State, old: State | None) -> None:
+        if state.draft != self.area.text:
+            self.area.text = state.draft
+            self.area.move_cursor(self.area.document.end)
+        self.area.read_only = state.replaying
+        tokens = "" if state.draft_tokens is None else f"{state.draft_tokens} tok"
+        if state.token_limit and (state.draft_tokens or 0) > state.token_limit:
+            tokens += f" of at most {state.token_limit}"
+        chat = f"chat {'on' if state.chat else 'off'}" if state.engine.model is None or state.engine.model.chat else ""
+        self.title_bar.show_info("recorded" if state.replaying else "", " · ".join(filter(None, (tokens, chat))))
+        notice = state.notice if state.notice and state.notice.where == "prompt" else None
+        self.notice.display = notice is not None
+        if notice is not None:
+            line = Text(visible(notice.text), self.notice.style_of("error"))
+            line.append(f" {visible(notice.remedy)}")
+            self.notice.show(line)

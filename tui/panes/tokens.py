@@ -1,0 +1,104 @@
+"""The tokens, coloured by the selected feature or by how strongly anything fires."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from themes.palettes import LEVELS, level
+from tui.actions import bindings
+from tui.panes.pane import Pane
+from tui.state import State
+from tui.text import number, percent, visible_token
+from tui.widgets.bar import Bar, shortened
+from tui.widgets.token_view import TokenView
+
+
+class Tokens(TokenView):
+    """The token view with its keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("tokens")]
+
+    def action_move(self, step: int) -> None:
+        self.move_line(step)
+
+    def action_sideways(self, step: int) -> None:
+        self.move(step)
+
+    def action_page(self, step: int) -> None:
+        self.page(step)
+
+    def action_end(self, end: bool) -> None:
+        self.move_to_end(end)
+
+
+class TokensPane(Pane):
+    """Pane 2."""
+
+    GROUP = "tokens"
+    NUMBER = 2
+    NAME = "Tokens"
+
+    def compose(self) -> ComposeResult:
+        self.view = Tokens(id="token-view")
+        self.info = Bar(id="token-info")
+        yield self.title_bar
+        yield self.view
+        yield self.info
+
+    @property
+    def home(self) -> Tokens:
+        return self.view
+
+    def show(self, state: State, old: State | None) -> None:
+        result = state.result
+        tokens = result.tokens if result else ()
+        sinks = frozenset(i for i, t in enumerate(tokens) if t.sink or (i == 0 and len(tokens) > 1))
+        levels = tuple(0 if i in sinks else level(share) for i, share in enumerate(state.levels))
+        self.view.stale = state.stale
+        self.view.show(tuple(t.text for t in tokens), levels, sinks)
+        self.view.cursor = state.token
+        self._show_title(state)
+        self.info.show(self._token_line(state))
+
+    def _show_title(self, state: State) -> None:
+        if state.result is None:
+            self.title_bar.show_info("", "")
+            return
+        what = str(state.feature) if state.feature else "anything, share of each site's strongest"
+        reading = state.feature is not None and state.values is None
+        legend = Text("0 ", self.title_bar.style_of("dim"))
+        for step in range(1, LEVELS + 1):
+            heat = self.view.get_component_rich_style(f"tokens--heat-{step}")
+            legend.append("▁▂▃▄▅▆▇█"[step - 1], Style(color=heat.bgcolor))
+        legend.append(f" {number(state.peak) if state.feature else '100 %'}")
+        self.title_bar.show_info(f"{what}{' · reading' if reading else ''}", legend)
+
+    def _token_line(self, state: State) -> Text:
+        """The token under the cursor with its exact value, and what the model expects next."""
+        result = state.result
+        if result is None:
+            return Text()
+        dim = self.info.style_of("dim")
+        token = result.tokens[state.token]
+        line = Text(f" {state.token} ", dim)
+        line.append(shortened(visible_token(token.text), 24), Style(bold=True))
+        if state.feature is not None and state.values is not None:
+            line.append(f"  {number(state.values[state.token])}")
+        elif state.feature is None:
+            line.append(f"  {percent(result.strength[state.token])}")
+        if state.token == 0 and len(result.tokens) > 1:
+            note = "attention sink" if token.sink else "first token"
+            line.append(f"  {note}, left out of rankings", self.info.style_of("warning"))
+        elif token.sink:
+            line.append("  attention sink", self.info.style_of("warning"))
+        if result.next_tokens:
+            line.append("   next:", dim)
+            for following in result.next_tokens[state.token]:
+                line.append(f" {shortened(visible_token(following.text), 14)} ")
+                line.append(f"{following.probability:.2f}".lstrip("0"), dim)
+        return line

@@ -1,0 +1,98 @@
+"""From the state to the session file, and when to write it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from engine.protocol import Intervention
+from sessions.model import Session, View
+from sessions.store import now, this_process, write_session
+from tui.state import State
+
+
+def to_session(state: State, base: Session) -> Session:
+    """The session as the screen has it now; `base` gives identity and beginning."""
+    steering = state.steering
+    view = View(
+        draft=state.draft,
+        chat=state.chat,
+        run=state.shown,
+        token=state.token,
+        feature=state.feature,
+        scope=state.scope,
+        site=state.site,
+        steer=steering.shown if steering.shown >= 0 else len(state.steers) - 1,
+        intervention=Intervention(steering.feature, steering.strength) if steering.feature else None,
+    )
+    return msgspec.structs.replace(
+        base,
+        updated=now(),
+        opening=state.opening,
+        title=state.title or _title(state),
+        owner=this_process(),
+        versions=_versions(),
+        model=state.engine.model,
+        dictionaries=state.engine.dictionaries,
+        runs=state.runs,
+        cards=tuple(state.cards.values()),
+        hints=dict(state.hints),
+        steers=state.steers,
+        marks=state.marks,
+        log=state.log,
+        view=view,
+    )
+
+
+def _title(state: State) -> str:
+    """The first prompt names a session until the user does."""
+    first = state.runs[0].result.prompt if state.runs else state.draft
+    return " ".join(first.split())[:60]
+
+
+def _versions() -> dict[str, str]:
+    try:
+        return {"saescope": version("saescope")}
+    except PackageNotFoundError:
+        return {}
+
+
+_KEPT = (
+    "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "steers", "marks",
+    "steering", "log", "title",
+)  # fmt: skip  # the parts of the state that are in the file
+
+
+class Recorder:
+    """Writes the session shortly after it changed; a session in which nothing happened leaves no file."""
+
+    def __init__(self, path: Path, base: Session) -> None:
+        self.path = path
+        self._base = base
+        self._written: State | None = None
+
+    def is_dirty(self, state: State) -> bool:
+        """Whether the file lacks something the state has."""
+        written = self._written
+        return written is None or any(getattr(state, k) is not getattr(written, k) for k in _KEPT)
+
+    def write(self, state: State, *, closing: bool = False) -> str:
+        """Write the file and return the time, or "" where there is nothing to keep.
+
+        `closing` says that the session is left in good order.
+        """
+        session = to_session(state, self._base)
+        if closing:
+            session = msgspec.structs.replace(session, owner=None)
+        if session.is_empty and not self.path.exists():
+            return ""
+        write_session(self.path, session)
+        self._written = state
+        return datetime.now().strftime("%H:%M")
+
+    def mark_written(self, state: State) -> None:
+        """The state is what the file holds already."""
+        self._written = state

@@ -1,0 +1,377 @@
+"""How the state changes: pure functions from a state and what happened to the next state.
+
+`reduce_event` takes what the engine said. An event that answers no request under way is late and changes nothing.
+The rest take what the user did.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.client import EngineLost
+from engine.protocol import (
+    AnyEvent,
+    CardRead,
+    Counted,
+    Done,
+    Failed,
+    FeatureRef,
+    FeaturesFound,
+    Generated,
+    Hello,
+    HintsRead,
+    NextTokensFound,
+    Opened,
+    Progress,
+    RowRead,
+    Steered,
+    Stopped,
+)
+from sessions.model import LogLine, RunRecord, Session, SteerRecord
+from tui.state import ORDERS, RANKS, EngineState, Notice, State, Steering, Task, fault_notice
+
+_LOG_LINES = 500
+
+
+def _with(state: State, **changes: Any) -> State:
+    return msgspec.structs.replace(state, **changes)
+
+
+def _engine(state: State, **changes: Any) -> State:
+    return _with(state, engine=msgspec.structs.replace(state.engine, **changes))
+
+
+def _steering(state: State, **changes: Any) -> State:
+    return _with(state, steering=msgspec.structs.replace(state.steering, **changes))
+
+
+def logged(state: State, at: str, text: str) -> State:
+    """The state with one more line in its session log."""
+    return _with(state, log=(*state.log, LogLine(at, text))[-_LOG_LINES:])
+
+
+# --- what the engine said -----------------------------------------------------------------------------------------
+
+
+def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
+    """The state after an event; `at` is the time it came."""
+    match event:
+        case EngineLost():
+            return _lost(state, event, at)
+        case Hello():
+            return _engine(state, phase="opening", text="engine started", done=0, total=0)
+        case Progress():
+            return _progress(state, event)
+        case Opened():
+            return _opened(state, event, at)
+        case Counted():
+            return _with(state, draft_tokens=event.tokens, token_limit=event.limit)
+        case FeaturesFound():
+            return _features(state, event, at)
+        case NextTokensFound():
+            return _next_tokens(state, event)
+        case RowRead():
+            return _row(state, event)
+        case CardRead():
+            return _with(state, cards={**state.cards, event.card.ref: event.card})
+        case HintsRead():
+            return _with(state, hints={**state.hints, **event.hints})
+        case Generated():
+            if not _awaited(state, event.id):
+                return state
+            kl = state.steering.kl if event.kl is None else (*state.steering.kl, event.kl)
+            return _steering(state, plain=event.plain or "", steered=event.steered or "", kl=kl)
+        case Steered():
+            return _steered(state, event, at)
+        case Done():
+            return _ended(_engine(state, memory=event.memory), event.id)
+        case Stopped():
+            return _ended(state, event.id)
+        case Failed():
+            return _failed(state, event, at)
+        case _:
+            return state
+
+
+def _awaited(state: State, request: int) -> bool:
+    return any(task.id == request for task in state.tasks)
+
+
+def _ended(state: State, request: int) -> State:
+    if not _awaited(state, request):
+        return state
+    return _with(state, tasks=tuple(t for t in state.tasks if t.id != request))
+
+
+def _progress(state: State, event: Progress) -> State:
+    if state.engine.phase in {"starting", "opening"}:
+        return _engine(state, phase="opening", text=event.text, done=event.done, total=event.total)
+    if not _awaited(state, event.id):
+        return state
+    tasks = tuple(
+        msgspec.structs.replace(t, text=event.text, done=event.done, total=event.total) if t.id == event.id else t
+        for t in state.tasks
+    )
+    return _with(state, tasks=tasks)
+
+
+def _opened(state: State, event: Opened, at: str) -> State:
+    engine = EngineState(
+        phase="ready",
+        text=f"ready in {event.seconds:.1f} s",
+        model=event.model,
+        dictionaries=event.dictionaries,
+        memory=event.memory,
+        deaths=state.engine.deaths,
+    )
+    notice = state.notice if state.notice and state.notice.level != "error" else None
+    text = f"opened {event.model.name} with {len(event.dictionaries)} dictionaries"
+    return logged(_with(state, engine=engine, token_limit=event.model.context, notice=notice), at, text)
+
+
+def _lost(state: State, event: EngineLost, at: str) -> State:
+    engine = msgspec.structs.replace(
+        state.engine,
+        phase="lost",
+        text=f"engine lost: {event.reason}",
+        memory=None,
+        deaths=state.engine.deaths + 1,
+    )
+    notice = Notice(
+        f"The engine died ({event.reason}).",
+        "error",
+        "It is being started again; nothing of the session is lost.",
+    )
+    return logged(_with(state, engine=engine, tasks=(), notice=notice), at, f"engine lost: {event.reason}")
+
+
+def _features(state: State, event: FeaturesFound, at: str) -> State:
+    if not _awaited(state, event.id):
+        return state
+    result = event.result
+    runs = (*state.runs, RunRecord(at, result))
+    same_text = state.result is not None and state.result.tokens == result.tokens
+    token = state.token if same_text else len(result.tokens) - 1
+    known = {s.source for s in result.sites}
+    feature = state.feature if state.feature and state.feature.source in known else None
+    site = state.site if state.site in known else None
+    text = f"{len(result.tokens)} tokens, {len(result.features)} features in {result.seconds:.2f} s"
+    state = _with(state, runs=runs, shown=len(runs) - 1, token=token, feature=feature, site=site, notice=None)
+    if state.feature is None and state.rows:
+        state = _with(state, feature=state.rows[0].ref)
+    return logged(state, at, text)
+
+
+def _next_tokens(state: State, event: NextTokensFound) -> State:
+    if not _awaited(state, event.id) or not state.runs:
+        return state
+    last = state.runs[-1]
+    result = msgspec.structs.replace(last.result, next_tokens=event.next_tokens)
+    return _with(state, runs=(*state.runs[:-1], msgspec.structs.replace(last, result=result)))
+
+
+def _row(state: State, event: RowRead) -> State:
+    """Rows belong to the newest run: that is the one whose residuals the engine holds."""
+    if not state.runs or len(event.values) != len(state.runs[-1].result.tokens):
+        return state
+    last = state.runs[-1]
+    record = msgspec.structs.replace(last, rows={**last.rows, str(event.feature): event.values})
+    return _with(state, runs=(*state.runs[:-1], record))
+
+
+def _steered(state: State, event: Steered, at: str) -> State:
+    if not _awaited(state, event.id):
+        return state
+    result = event.result
+    steers = (*state.steers, SteerRecord(at, result))
+    state = _steering(state, plain=result.plain.text, steered=result.steered.text, kl=result.kl, shown=len(steers) - 1)
+    texts = ", ".join(f"{i.feature} {i.strength:+g}" for i in result.interventions)
+    return logged(_with(state, steers=steers), at, f"steered {texts}: {len(result.plain.ids)} tokens")
+
+
+def _failed(state: State, event: Failed, at: str) -> State:
+    if state.engine.phase in {"starting", "opening"}:
+        state = _engine(state, phase="lost", text=event.error.message)
+        return logged(_with(state, notice=fault_notice(event.error)), at, event.error.message)
+    task = next((t for t in state.tasks if t.id == event.id), None)
+    if task is None:
+        return state
+    where = {"run": "prompt", "steer": "steering"}[task.kind]
+    state = _with(_ended(state, event.id), notice=fault_notice(event.error, where))  # type: ignore[arg-type]
+    return logged(state, at, event.error.message)
+
+
+# --- what the user did --------------------------------------------------------------------------------------------
+
+
+def run_started(state: State, request: int) -> State:
+    """A prompt was sent: a run under way is superseded, its late answers will be ignored."""
+    tasks = tuple(t for t in state.tasks if t.kind != "run")
+    return _with(
+        state,
+        tasks=(*tasks, Task(request, "run", "reading the prompt")),
+        queued=False,
+        slow=False,
+        notice=None,
+    )
+
+
+def run_is_slow(state: State, request: int) -> State:
+    """The results on screen may be dimmed now."""
+    return _with(state, slow=True) if _awaited(state, request) else state
+
+
+def queue_prompt(state: State, text: str) -> State:
+    """Run this as soon as the engine is ready."""
+    return _with(state, draft=text, queued=True)
+
+
+def set_draft(state: State, text: str) -> State:
+    return _with(state, draft=text) if text != state.draft else state
+
+
+def toggle_chat(state: State) -> State:
+    return _with(state, chat=not state.chat)
+
+
+def saved(state: State, at: str) -> State:
+    return _with(state, saved=at) if at != state.saved else state
+
+
+def without_engine(state: State) -> State:
+    """A recording is looked at: there is no engine and none will come."""
+    return _engine(state, phase="absent", text="replay")
+
+
+def steer_started(state: State, request: int) -> State:
+    """Steering was sent; the text of the last one goes."""
+    tasks = tuple(t for t in state.tasks if t.kind != "steer")
+    state = _with(state, tasks=(*tasks, Task(request, "steer", "generating")), notice=None)
+    return _steering(state, plain="", steered="", kl=(), shown=-1)
+
+
+def stopped(state: State) -> State:
+    """Everything under way was cancelled."""
+    return _with(state, tasks=(), queued=False)
+
+
+def select_token(state: State, token: int) -> State:
+    """Put the token cursor on a token; the list follows where it shows this token's features."""
+    if state.result is None:
+        return state
+    return _with(state, token=max(0, min(token, len(state.result.tokens) - 1)))
+
+
+def select_feature(state: State, ref: FeatureRef | None) -> State:
+    """Choose the feature that colours the tokens and fills the card."""
+    return state if ref == state.feature else _with(state, feature=ref)
+
+
+def toggle_mark(state: State, ref: FeatureRef) -> State:
+    """Mark a feature, or take the mark away."""
+    marks = tuple(m for m in state.marks if m != ref) if ref in state.marks else (*state.marks, ref)
+    return _with(state, marks=marks)
+
+
+def toggle_scope(state: State) -> State:
+    return _with(state, scope="token" if state.scope == "prompt" else "prompt")
+
+
+def next_site(state: State, step: int) -> State:
+    """All sites, then one after another, and round."""
+    choices = (None, *state.sites)
+    place = choices.index(state.site) if state.site in choices else 0
+    return _with(state, site=choices[(place + step) % len(choices)])
+
+
+def filter_by(state: State, needle: str) -> State:
+    return _with(state, needle=needle)
+
+
+def notify(state: State, notice: Notice | None) -> State:
+    """Say something to the user, or stop saying it."""
+    return _with(state, notice=notice)
+
+
+def next_order(state: State) -> State:
+    return _with(state, order=ORDERS[(ORDERS.index(state.order) + 1) % len(ORDERS)])
+
+
+def next_rank(state: State) -> State:
+    return _with(state, rank=RANKS[(RANKS.index(state.rank) + 1) % len(RANKS)])
+
+
+def show_run(state: State, step: int) -> State:
+    """An older or newer run, as far as there are any."""
+    shown = max(0, min(state.shown + step, len(state.runs) - 1))
+    if shown == state.shown or not state.runs:
+        return state
+    state = _with(state, shown=shown)
+    return select_token(_with(state, site=state.site if state.site in state.sites else None), state.token)
+
+
+def steer_with(state: State, ref: FeatureRef) -> State:
+    """Take a feature into the steering control; another feature begins at zero strength."""
+    if ref == state.steering.feature:
+        return state
+    return _with(
+        state,
+        steering=Steering(
+            feature=ref,
+            tokens=state.steering.tokens,
+            temperature=state.steering.temperature,
+            seed=state.steering.seed,
+        ),
+    )
+
+
+def set_strength(state: State, strength: float) -> State:
+    return _steering(state, strength=round(strength, 4))
+
+
+def next_seed(state: State) -> State:
+    return _steering(state, seed=state.steering.seed + 1)
+
+
+def from_session(state: State, session: Session) -> State:
+    """The screen as it was when the session was saved."""
+    view = session.view
+    steering = Steering()
+    if 0 <= view.steer < len(session.steers):
+        result = session.steers[view.steer].result
+        first = result.interventions[0] if result.interventions else None
+        steering = Steering(
+            feature=first.feature if first else None,
+            strength=first.strength if first else 0.0,
+            plain=result.plain.text,
+            steered=result.steered.text,
+            kl=result.kl,
+            shown=view.steer,
+        )
+    if view.intervention is not None:
+        steering = msgspec.structs.replace(
+            steering, feature=view.intervention.feature, strength=view.intervention.strength
+        )
+    engine = msgspec.structs.replace(state.engine, model=session.model, dictionaries=session.dictionaries)
+    state = _with(
+        state,
+        engine=engine,
+        draft=view.draft,
+        chat=view.chat,
+        runs=session.runs,
+        shown=view.run,
+        token=view.token,
+        feature=view.feature,
+        scope=view.scope,
+        site=view.site,
+        cards={card.ref: card for card in session.cards},
+        hints=session.hints,
+        marks=session.marks,
+        steers=session.steers,
+        steering=steering,
+        title=session.title,
+        log=session.log,
+    )
+    return select_token(state, view.token)

@@ -1,0 +1,328 @@
+"""The one screen: panes, what moves between them, and how the user's actions reach the app.
+
+Panes never call one another. Their messages come here, become a change of state through the app, and return to
+every pane as the new state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import TextArea
+
+from engine.protocol import SaescopeError
+from sessions.export import export_quicklist
+from sessions.quicklist import feature_url
+from sessions.store import new_session
+from tui import reducer
+from tui.actions import Group, bindings, footer
+from tui.messages import PromptSubmitted
+from tui.panes.card import CardPane
+from tui.panes.circuit import CircuitPane
+from tui.panes.features import FeaturesPane
+from tui.panes.pane import Pane
+from tui.panes.prompt import PromptArea, PromptPane
+from tui.panes.steering import STEP, SteeringPage, SteeringPane
+from tui.panes.tokens import TokensPane
+from tui.recorder import to_session
+from tui.screens.page import HelpPage, LogPage, TextPage
+from tui.state import State
+from tui.status import Context, Header, Status
+from tui.widgets.line_list import LineList
+from tui.widgets.token_view import TokenView
+
+if TYPE_CHECKING:
+    from tui.app import SaescopeApp
+
+_SETTLE = 0.08
+"""Seconds the list cursor rests before the card follows: held keys do not flood a slow line."""
+_LOWER: tuple[Group, ...] = ("card", "circuit", "steering")
+
+
+class InspectScreen(Screen[None]):
+    """Composes the panes and listens to them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("anywhere")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
+    AUTO_FOCUS = "#prompt-area"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lower: Group = "card"
+        self._at: Group = "prompt"
+        self._settling: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        self.header, self.context, self.status = Header(), Context(), Status()
+        self.prompt, self.tokens, self.features = PromptPane(), TokensPane(), FeaturesPane()
+        self.card, self.circuit, self.steering = CardPane(), CircuitPane(), SteeringPane()
+        self.panes: dict[Group, Pane] = {
+            p.GROUP: p for p in (self.prompt, self.tokens, self.features, self.card, self.circuit, self.steering)
+        }
+        yield self.header
+        yield self.context
+        with Horizontal(id="body"):
+            with Vertical(id="left"):
+                yield self.prompt
+                yield self.tokens
+            with Vertical(id="right"):
+                yield self.features
+                yield self.card
+                yield self.circuit
+                yield self.steering
+        yield self.status
+
+    def on_mount(self) -> None:
+        tabs = tuple((self.panes[g].NUMBER, self.panes[g].NAME) for g in _LOWER)
+        for group in _LOWER:
+            self.panes[group].title_bar.set_tabs(tabs)
+        self._place("prompt")
+        self.show(self.saescope.state, None)
+
+    @property
+    def saescope(self) -> SaescopeApp:
+        return cast("SaescopeApp", self.app)
+
+    @property
+    def at(self) -> Group:
+        """The group of the pane that has the focus, or had it last."""
+        return self._at
+
+    # --- showing a state ----------------------------------------------------------------------------------------
+
+    def show(self, state: State, old: State | None) -> None:
+        """Hand a new state to every pane."""
+        with self.app.batch_update():
+            for pane in self.panes.values():
+                pane.show(state, old)
+            self.header.update(state)
+            self.context.update(state)
+        self.show_status(state)
+
+    def show_status(self, state: State) -> None:
+        self.status.update(state, footer(self._at), self.saescope.busy_seconds)
+
+    # --- moving between panes -----------------------------------------------------------------------------------
+
+    def _place(self, group: Group) -> None:
+        """Lay the screen out around a pane."""
+        self._at = group
+        if group in _LOWER:
+            self._lower = group
+        for other in self.panes:
+            self.set_class(other == group, f"-at-{other}")
+        for other in _LOWER:
+            self.set_class(other == self._lower, f"-lower-{other}")
+
+    def go_to(self, group: Group) -> None:
+        """Show a pane and give it the focus."""
+        self._place(group)
+        self.panes[group].home.focus()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        pane = next((a for a in event.widget.ancestors_with_self if isinstance(a, Pane)), None)
+        if pane is not None and self._at != pane.GROUP:
+            self._place(pane.GROUP)
+        self.show_status(self.saescope.state)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show, self.saescope.state, None)
+
+    def action_pane(self, group: Group) -> None:
+        self.go_to(group)
+
+    def action_next_pane(self, step: int) -> None:
+        order: list[Group] = ["prompt", "tokens", "features", self._lower]
+        place = order.index(self._at) if self._at in order else 3
+        self.go_to(order[(place + step) % len(order)])
+
+    def action_zoom(self) -> None:
+        self.toggle_class("-zoom")
+
+    def action_back(self) -> None:
+        """Leave the innermost thing: a field, the zoom, what runs, the pane."""
+        if self.features.filter.has_focus or (self._at == "features" and self.saescope.state.needle):
+            self.features.close_filter(clear=True)
+        elif self.steering.number.has_focus:
+            self.steering.close_number()
+        elif self.has_class("-zoom"):
+            self.remove_class("-zoom")
+        elif self.saescope.state.tasks or self.saescope.state.queued:
+            self.saescope.stop_tasks()
+        elif self.saescope.state.notice is not None:
+            self.saescope.change(lambda s: reducer.notify(s, None))
+        elif self._at in ("prompt", "tokens"):
+            self.go_to("features" if self._at == "tokens" else "tokens")
+        else:
+            self.go_to("tokens" if self._at == "features" else "features")
+
+    async def action_in_pane(self, group: Group, verb: str) -> None:
+        """Go to a pane and do there what its key would do."""
+        self.go_to(group)
+        await self.app.run_action(verb, default_namespace=self.panes[group].home)
+
+    # --- selection from any pane --------------------------------------------------------------------------------
+
+    def action_token(self, step: int) -> None:
+        self.saescope.change(lambda s: reducer.select_token(s, s.token + step))
+
+    def action_feature(self, step: int) -> None:
+        self.features.list.move(step)
+
+    def action_site(self, step: int) -> None:
+        self.saescope.change(lambda s: reducer.next_site(s, step))
+
+    def action_run(self, step: int) -> None:
+        self.saescope.change(lambda s: reducer.show_run(s, step))
+
+    def action_scope(self) -> None:
+        self.saescope.change(reducer.toggle_scope)
+
+    def action_order(self) -> None:
+        self.saescope.change(reducer.next_order)
+
+    def action_rank(self) -> None:
+        self.saescope.rank_anew()
+
+    def action_clear_feature(self) -> None:
+        self.saescope.change(lambda s: reducer.select_feature(s, None))
+
+    def action_mark(self) -> None:
+        state = self.saescope.state
+        if state.feature is None:
+            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
+            return
+        feature = state.feature
+        self.saescope.change(lambda s: reducer.toggle_mark(s, feature))
+
+    def action_filter(self) -> None:
+        self.go_to("features")
+        self.features.open_filter()
+
+    def action_steer(self) -> None:
+        state = self.saescope.state
+        if state.feature is None:
+            self.saescope.say("No feature is selected.", "Choose one in the list, then press s.", "warning")
+            return
+        feature = state.feature
+        self.saescope.change(lambda s: reducer.steer_with(s, feature))
+        self.go_to("steering")
+
+    def action_chat(self) -> None:
+        self.saescope.toggle_chat()
+
+    def action_resume(self) -> None:
+        self.saescope.resume()
+
+    def action_theme(self, name: str) -> None:
+        self.app.theme = name
+
+    def action_bars(self) -> None:
+        self.tokens.view.bars = not self.tokens.view.bars
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpPage(self._at))
+
+    def action_log(self) -> None:
+        self.app.push_screen(LogPage(self.saescope.state))
+
+    def action_explain(self) -> None:
+        notice = self.saescope.state.notice
+        if notice is None:
+            self.saescope.say("There is nothing to explain.")
+            return
+        text = "\n\n".join(filter(None, (notice.text, notice.remedy, notice.detail)))
+        self.app.push_screen(TextPage("What happened", text, text))
+
+    def action_copy_link(self) -> None:
+        state = self.saescope.state
+        if state.feature is None:
+            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
+            return
+        info = state.dictionaries.get(state.feature.source)
+        text = feature_url(info.neuronpedia, state.feature.index) if info and info.neuronpedia else str(state.feature)
+        self.saescope.say(f"{self.saescope.send_to_clipboard(text)} {text}")
+
+    def action_export(self) -> None:
+        state = self.saescope.state
+        try:
+            exported = export_quicklist(to_session(state, new_session(state.opening)))
+        except SaescopeError as error:
+            self.saescope.say(error.message, error.remedy, "warning")
+            return
+        urls = "\n".join(exported.urls)
+        self.app.push_screen(TextPage("Neuronpedia quicklist", "\n\n".join([*exported.notes, *exported.urls]), urls))
+
+    # --- what the panes say -------------------------------------------------------------------------------------
+
+    @on(PromptArea.Submitted)
+    def _submitted(self, event: PromptArea.Submitted) -> None:
+        if event.text.strip():
+            self.post_message(PromptSubmitted(event.text))
+            self.go_to("tokens")
+
+    @on(PromptArea.HistoryWanted)
+    def _history(self, event: PromptArea.HistoryWanted) -> None:
+        self.saescope.recall(event.step)
+
+    @on(TextArea.Changed, "#prompt-area")
+    def _typed(self, event: TextArea.Changed) -> None:
+        self.saescope.draft(event.text_area.text)
+
+    @on(TokenView.Moved)
+    def _token_moved(self, event: TokenView.Moved) -> None:
+        self.saescope.change(lambda s: reducer.select_token(s, event.token))
+
+    @on(LineList.Moved, "#feature-list")
+    def _feature_moved(self, event: LineList.Moved) -> None:
+        if self._settling is not None:
+            self._settling.stop()
+        self._settling = self.set_timer(_SETTLE, self._select_row)
+
+    def _select_row(self) -> None:
+        """Select the row on which the cursor came to rest."""
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling = None
+        listed = self.features.list
+        if listed.cursor < listed.row_count:
+            ref = listed.rows[listed.cursor].ref
+            self.saescope.change(lambda s: reducer.select_feature(s, ref))
+
+    @on(LineList.Chosen, "#feature-list")
+    def _feature_chosen(self) -> None:
+        self._select_row()
+        self.go_to("card")
+
+    @on(FeaturesPane.FilterChanged)
+    def _filtered(self, event: FeaturesPane.FilterChanged) -> None:
+        self.saescope.change(lambda s: reducer.filter_by(s, event.text))
+
+    @on(SteeringPage.StrengthStepped)
+    def _strength_stepped(self, event: SteeringPage.StrengthStepped) -> None:
+        state = self.saescope.state
+        step = STEP * state.scale_of(state.steering.feature)
+        strength = state.steering.strength + event.steps * step if event.steps else 0.0
+        self.saescope.steer_at(strength)
+
+    @on(SteeringPane.StrengthTyped)
+    def _strength_typed(self, event: SteeringPane.StrengthTyped) -> None:
+        self.saescope.steer_at(event.strength)
+
+    @on(SteeringPage.NumberWanted)
+    def _number_wanted(self) -> None:
+        if self.saescope.state.steering.feature is not None:
+            self.steering.open_number()
+
+    @on(SteeringPage.GenerationWanted)
+    def _generation_wanted(self, event: SteeringPage.GenerationWanted) -> None:
+        if event.new_seed:
+            self.saescope.change(reducer.next_seed)
+        self.saescope.generate()

@@ -1,0 +1,140 @@
+"""A page of text over the screen: help, the log, the long story of an error, addresses to copy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+
+from tui.actions import ACTIONS, GROUPS, Group, shown_keys
+from tui.panes.card import CardPage, Part
+from tui.state import State
+from tui.text import cell_len, visible
+from tui.widgets.bar import Bar
+from tui.widgets.lines import Build
+
+
+class PageScreen(ModalScreen[None]):
+    """Any key that is not a movement closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter,question_mark", "dismiss", "close", id="page.close"),
+        Binding("y", "copy", "copy", id="page.copy"),
+    ]
+
+    def __init__(self, title: str, copied: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._copied = copied
+
+    def compose(self) -> ComposeResult:
+        self.heading = Bar(id="page-title")
+        self.body = CardPage(id="page")
+        yield self.heading
+        yield self.body
+
+    def on_mount(self) -> None:
+        hint = "y copy · esc close " if self._copied else "esc close "
+        self.heading.show(Text(f" {self._title}", Style(bold=True)), Text(hint, self.heading.style_of("dim")))
+        self.body.show(self.lines(self.body.part))
+        self.body.focus()
+
+    def lines(self, part: Part) -> Build:
+        """What to show, by width."""
+        raise NotImplementedError
+
+    def action_copy(self) -> None:
+        if self._copied:
+            self.app.copy_to_clipboard(self._copied)
+            self.heading.show(Text(" sent to your terminal's clipboard", Style(bold=True)))
+
+
+class TextPage(PageScreen):
+    """Plain text, wrapped."""
+
+    def __init__(self, title: str, text: str, copied: str = "") -> None:
+        super().__init__(title, copied)
+        self._text = text
+
+    def lines(self, part: Part) -> Build:
+        return lambda width: [Text(line) for line in wrapped(self._text, width)]
+
+
+class HelpPage(PageScreen):
+    """All keys, those of the focused pane first, and what the screen shows."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__("Help")
+        self._group = group
+
+    def lines(self, part: Part) -> Build:
+        groups = sorted(GROUPS, key=lambda g: g != self._group)
+
+        def build(width: int) -> list[Text]:
+            lines = []
+            for group in groups:
+                lines.append(Text(GROUPS[group], part("accent") + Style(bold=True)))
+                for action in (a for a in ACTIONS if a.group == group):
+                    line = Text(f"  {shown_keys(action.keys):<16}", Style(bold=True))
+                    line.append(action.help, Style(bold=False))
+                    lines.append(line)
+                lines.append(Text())
+            lines += [Text(line, part("dim")) for line in wrapped(_NOTES, width)]
+            return lines
+
+        return build
+
+
+_NOTES = (
+    "Activations are raw f: the value of the latent, not multiplied by the decoder norm. “share” is the activation as "
+    "a share of the largest at the same site on this prompt, which is what compares across layers. “peaks on” lists the "
+    "commonest tokens at the feature's strongest places in held-out text.\n\n"
+    "The first token is an attention sink: its activations are a hundred times any other's and mean nothing, so "
+    "rankings, colours and figures leave it out. Other sinks are marked and dimmed.\n\n"
+    "Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part "
+    "of the activation that the dictionary does not explain is kept. Both texts are drawn with the same random "
+    "numbers, so they part only where steering changed a distribution enough. KL compares the two next-token distributions."
+)
+
+
+class LogPage(PageScreen):
+    """The session log, newest last."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__("Session log")
+        self._log = state.log
+
+    def lines(self, part: Part) -> Build:
+        def build(width: int) -> list[Text]:
+            lines = []
+            for entry in self._log:
+                line = Text(f"{entry.at[11:19]}  ", part("dim"))
+                line.append(visible(entry.text), Style())
+                lines.append(line)
+            return lines or [Text("Nothing has happened yet.", part("dim"))]
+
+        return build
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` cells, broken at spaces, long words in the middle; control characters visible."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in visible(paragraph).split(" "):
+            candidate = f"{line} {word}" if line else word
+            if cell_len(candidate) <= width or width < 1:
+                line = candidate
+                continue
+            if line:
+                lines.append(line)
+            while cell_len(word) > width:
+                lines.append(word[:width])
+                word = word[width:]
+            line = word
+        lines.append(line)
+    return lines

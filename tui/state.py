@@ -1,0 +1,275 @@
+"""Everything on the screen as one immutable value. Panes look at their slice; only `tui.reducer` makes new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from engine.protocol import (
+    DictionaryInfo,
+    EngineFault,
+    FeatureCard,
+    FeatureRef,
+    FeaturesResult,
+    Hit,
+    Memory,
+    ModelInfo,
+    Open,
+    Rank,
+)
+from sessions.model import LogLine, RunRecord, SteerRecord
+
+Scope = Literal["prompt", "token"]
+Order = Literal["activation", "share", "source", "position"]
+ORDERS: tuple[Order, ...] = ("activation", "share", "source", "position")
+RANKS: tuple[Rank, ...] = ("max", "sum", "mean")
+
+
+class EngineState(msgspec.Struct, frozen=True):
+    """What is known of the engine."""
+
+    phase: Literal["absent", "starting", "opening", "ready", "lost"] = "starting"
+    text: str = "starting"
+    done: int = 0
+    total: int = 0
+    model: ModelInfo | None = None
+    dictionaries: tuple[DictionaryInfo, ...] = ()
+    memory: Memory | None = None
+    deaths: int = 0
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A request under way that the user waits for."""
+
+    id: int
+    kind: Literal["run", "steer"]
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """One sentence for the user; an error has a remedy and perhaps a long story."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+    remedy: str = ""
+    detail: str = ""
+    where: Literal["", "prompt", "steering"] = ""
+
+
+class Steering(msgspec.Struct, frozen=True):
+    """The steering control and the text that streams."""
+
+    feature: FeatureRef | None = None
+    strength: float = 0.0
+    tokens: int = 40
+    temperature: float = 0.7
+    seed: int = 0
+    plain: str = ""
+    steered: str = ""
+    kl: tuple[float, ...] = ()
+    shown: int = -1
+    """Index into `State.steers` of the finished result on screen, −1 while text streams or nothing ran."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One line of the feature list."""
+
+    ref: FeatureRef
+    activation: float
+    position: int
+    share: float
+    """The activation as a share of the feature's site's strongest."""
+    hint: str = ""
+    page: str | None = None
+    """Its Neuronpedia page."""
+
+
+class State(msgspec.Struct, frozen=True, dict=True):
+    """The whole screen."""
+
+    opening: Open
+    replaying: bool = False
+    engine: EngineState = EngineState()
+    draft: str = ""
+    chat: bool = False
+    draft_tokens: int | None = None
+    token_limit: int = 0
+    runs: tuple[RunRecord, ...] = ()
+    shown: int = -1
+    """Index into `runs` of the run on screen."""
+    tasks: tuple[Task, ...] = ()
+    slow: bool = False
+    """The run under way has taken a third of a second."""
+    queued: bool = False
+    """A prompt was entered before the engine was ready."""
+    token: int = 0
+    feature: FeatureRef | None = None
+    scope: Scope = "prompt"
+    site: str | None = None
+    rank: Rank = "max"
+    order: Order = "activation"
+    needle: str = ""
+    cards: Mapping[FeatureRef, FeatureCard] = {}
+    hints: Mapping[str, str] = {}
+    marks: tuple[FeatureRef, ...] = ()
+    steering: Steering = Steering()
+    steers: tuple[SteerRecord, ...] = ()
+    notice: Notice | None = None
+    saved: str = ""
+    title: str = ""
+    log: tuple[LogLine, ...] = ()
+
+    # --- derived, never stored ----------------------------------------------------------------------------------
+
+    @cached_property
+    def run(self) -> RunRecord | None:
+        """The run on screen."""
+        return self.runs[self.shown] if 0 <= self.shown < len(self.runs) else None
+
+    @cached_property
+    def result(self) -> FeaturesResult | None:
+        return self.run.result if self.run else None
+
+    @cached_property
+    def values(self) -> tuple[float, ...] | None:
+        """The selected feature on every token, where it is known."""
+        return self.values_of(self.feature) if self.feature else None
+
+    def values_of(self, ref: FeatureRef) -> tuple[float, ...] | None:
+        """A feature's activations on the run on screen, if they were read."""
+        if self.run is None:
+            return None
+        hit = self._hits.get(ref)
+        return hit.values if hit else self.run.rows.get(str(ref))
+
+    @cached_property
+    def _hits(self) -> dict[FeatureRef, Hit]:
+        return {hit.ref: hit for hit in self.result.features} if self.result else {}
+
+    @cached_property
+    def counted(self) -> tuple[int, ...]:
+        """Positions that colour scales count: neither the first token nor another sink."""
+        if self.result is None:
+            return ()
+        tokens = self.result.tokens
+        kept = tuple(i for i, t in enumerate(tokens) if i and not t.sink)
+        return kept or tuple(range(len(tokens)))
+
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Per token a share in [0, 1]: of the selected feature, or of how strongly anything fires."""
+        if self.result is None:
+            return ()
+        values = self.values if self.feature else self.result.strength
+        if values is None:
+            return (0.0,) * len(self.result.tokens)
+        top = max((values[i] for i in self.counted), default=0.0)
+        return tuple(min(v / top, 1.0) if top > 0 else 0.0 for v in values)
+
+    @cached_property
+    def peak(self) -> float:
+        """What the strongest colour means."""
+        values = self.values
+        return max((values[i] for i in self.counted), default=0.0) if values else 0.0
+
+    @cached_property
+    def dictionaries(self) -> dict[str, DictionaryInfo]:
+        return {d.source: d for d in self.engine.dictionaries}
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Sources of the run on screen."""
+        return tuple(s.source for s in self.result.sites) if self.result else ()
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The feature list: scope, site, filter and order applied."""
+        if self.result is None:
+            return ()
+        found = self._token_rows() if self.scope == "token" else self._prompt_rows()
+        needle = self.needle.casefold()
+        kept = [
+            row
+            for row in found
+            if (self.site is None or row.ref.source == self.site)
+            and (not needle or needle in f"{row.ref} {row.hint}".casefold())
+        ]
+        return tuple(sorted(kept, key=_ORDER_KEYS[self.order]))
+
+    def _prompt_rows(self) -> list[Row]:
+        assert self.result is not None
+        return [
+            self._row(h.ref, h.activation, h.position, max(h.values[h.position], 0.0)) for h in self.result.features
+        ]
+
+    def _token_rows(self) -> list[Row]:
+        assert self.result is not None
+        if not 0 <= self.token < len(self.result.per_token):
+            return []
+        return [
+            self._row(FeatureRef(self.sites[f.site], f.index), f.activation, self.token, f.activation)
+            for f in self.result.per_token[self.token]
+        ]
+
+    def _row(self, ref: FeatureRef, activation: float, position: int, peak: float) -> Row:
+        info = self.dictionaries.get(ref.source)
+        strongest = self._strongest.get(ref.source, 0.0)
+        return Row(
+            ref=ref,
+            activation=activation,
+            position=position,
+            share=peak / strongest if strongest else 0.0,
+            hint=self.hints.get(str(ref), ""),
+            page=info.neuronpedia if info else None,
+        )
+
+    @cached_property
+    def _strongest(self) -> dict[str, float]:
+        return {s.source: s.strongest for s in self.result.sites} if self.result else {}
+
+    @cached_property
+    def card(self) -> FeatureCard | None:
+        return self.cards.get(self.feature) if self.feature else None
+
+    def task(self, kind: str) -> Task | None:
+        """The request of a kind that is under way."""
+        return next((t for t in self.tasks if t.kind == kind), None)
+
+    @property
+    def stale(self) -> bool:
+        """The results on screen are about to be replaced, and not at once: they are dimmed."""
+        return self.slow and self.task("run") is not None
+
+    def scale_of(self, ref: FeatureRef | None) -> float:
+        """What one step of steering is measured in: the feature's largest known activation."""
+        if ref is None:
+            return 1.0
+        card = self.cards.get(ref)
+        if card and card.max_activation:
+            return card.max_activation
+        values = self.values_of(ref)
+        return max((values[i] for i in self.counted), default=0.0) or 10.0 if values else 10.0
+
+
+_ORDER_KEYS = {
+    "activation": lambda r: (-r.activation, r.ref),
+    "share": lambda r: (-r.share, r.ref),
+    "source": lambda r: (_natural(r.ref.source), -r.activation),
+    "position": lambda r: (r.position, -r.activation),
+}
+
+
+def _natural(source: str) -> tuple[int, str]:
+    """Sources in the order of their layers."""
+    layer, _, rest = source.partition("-")
+    return (int(layer) if layer.isdigit() else -1, rest)
+
+
+def fault_notice(fault: EngineFault, where: Literal["", "prompt", "steering"] = "") -> Notice:
+    """An engine's error as the user reads it."""
+    return Notice(fault.message, "error", fault.remedy, fault.detail, where)

@@ -1,0 +1,50 @@
+"""Turning values and tokens into what a terminal shows."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len, set_cell_size
+
+from engine.text import visible, visible_token
+
+__all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "visible_token"]
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent where one can do without: 31.4, 0.31, 4,870."""
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    if size >= 0.001 or size == 0:
+        return f"{value:.3f}".replace("0.", ".", 1) if size else "0"
+    return f"{value:.0e}"
+
+
+def signed(value: float) -> str:
+    """As `number`, always with its sign; zero has none."""
+    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of two or three digits: 31 %, 3.1 %, .31 %."""
+    return f"{number(100 * share)} %"
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """`text` in exactly `width` cells: shortened with …, or padded."""
+    if width <= 0:
+        return ""
+    size = cell_len(text)
+    if size > width:
+        return set_cell_size(text, width - 1) + "…"
+    return " " * (width - size) + text if right else text + " " * (width - size)
+
+
+def token_glyphs(text: str) -> str:
+    """A token inside running text: visible, and never empty."""
+    return visible(text) or "∅"

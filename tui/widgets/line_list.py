@@ -1,0 +1,152 @@
+"""A list of lines with a cursor, drawn line by line from data: a thousand rows cost what is visible.
+
+`DataTable` would do, but it builds every cell up front, takes no per-cell links from plain data, and sends twelve
+hundred bytes per cursor step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import var
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+
+class LineList(ScrollView, can_focus=True):
+    """Subclasses say how many rows there are and what each looks like; a header line stays on top."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "list--cursor",
+        "list--header",
+        "list--dim",
+        "list--accent",
+        "list--link",
+    }
+
+    cursor: var[int] = var(0)
+    header_lines = 1
+
+    class Moved(Message):
+        """The user put the cursor on a row."""
+
+        def __init__(self, widget: LineList, row: int) -> None:
+            super().__init__()
+            self.widget = widget
+            self.row = row
+
+        @property
+        def control(self) -> LineList:
+            return self.widget
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, LineList.Moved) and message.widget is self.widget
+
+    class Chosen(Message):
+        """The user pressed Enter or clicked on the row under the cursor."""
+
+        def __init__(self, widget: LineList, row: int) -> None:
+            super().__init__()
+            self.widget = widget
+            self.row = row
+
+        @property
+        def control(self) -> LineList:
+            return self.widget
+
+    # --- what subclasses give -----------------------------------------------------------------------------------
+
+    @property
+    def row_count(self) -> int:
+        raise NotImplementedError
+
+    def draw_row(self, row: int, width: int) -> list[Segment]:
+        """The segments of a row; the base colours are added under them."""
+        raise NotImplementedError
+
+    def draw_header(self, width: int) -> list[Segment]:
+        return []
+
+    # --- refreshing ---------------------------------------------------------------------------------------------
+
+    def rows_changed(self, rows: set[int] | None = None) -> None:
+        """Redraw some rows, or after a change of the number of rows everything."""
+        self.virtual_size = Size(self.scrollable_content_region.width, self.row_count + self.header_lines)
+        if rows is None:
+            self.refresh()
+            return
+        for row in rows:
+            self._refresh_row(row)
+
+    def _refresh_row(self, row: int) -> None:
+        y = row + self.header_lines - self.scroll_offset.y
+        if self.header_lines <= y < self.size.height:
+            self.refresh(Region(0, y, self.size.width, 1))
+
+    def validate_cursor(self, cursor: int) -> int:
+        return max(0, min(cursor, self.row_count - 1))
+
+    def watch_cursor(self, old: int, new: int) -> None:
+        self._refresh_row(old)
+        self._refresh_row(new)
+        self.reveal()
+
+    def reveal(self) -> None:
+        """Scroll so that the cursor is on screen, below the header."""
+        top, height = self.scroll_offset.y, self.size.height - self.header_lines
+        if height <= 0:
+            return
+        if self.cursor < top:
+            self.scroll_to(y=self.cursor, animate=False, force=True)
+        elif self.cursor >= top + height:
+            self.scroll_to(y=self.cursor - height + 1, animate=False, force=True)
+
+    # --- drawing ------------------------------------------------------------------------------------------------
+
+    def style_of(self, part: str) -> Style:
+        return self.get_component_rich_style(f"list--{part}", partial=True)
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        base = self.rich_style
+        if y < self.header_lines:
+            segments, under = self.draw_header(width), base + self.style_of("header")
+        else:
+            row = y - self.header_lines + self.scroll_offset.y
+            if row >= self.row_count:
+                return Strip.blank(width, base)
+            segments = self.draw_row(row, width)
+            under = base + self.style_of("cursor") if row == self.cursor else base
+        styled = [Segment(s.text, under + s.style if s.style else under) for s in segments]
+        return Strip(styled).simplify().adjust_cell_length(width, under)
+
+    # --- the user -----------------------------------------------------------------------------------------------
+
+    def move(self, step: int) -> None:
+        self._go(self.cursor + step)
+
+    def move_to_end(self, end: bool) -> None:
+        self._go(self.row_count - 1 if end else 0)
+
+    def page(self, step: int) -> None:
+        self.move(step * max(1, self.size.height - self.header_lines - 1))
+
+    def _go(self, row: int) -> None:
+        row = max(0, min(row, self.row_count - 1))
+        if self.row_count and row != self.cursor:
+            self.cursor = row
+            self.post_message(self.Moved(self, row))
+
+    def choose(self) -> None:
+        if self.row_count:
+            self.post_message(self.Chosen(self, self.cursor))
+
+    def on_click(self, event: events.Click) -> None:
+        row = event.y - self.header_lines + self.scroll_offset.y
+        if event.y >= self.header_lines and row < self.row_count:
+            self._go(row)
