@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from engine.errors import BadRequest, ModelMissing, OutOfMemory
 from engine.job import Job
@@ -127,6 +128,6 @@ def open_model(
         raise OutOfMemory(
             f"{folder.name} does not fit on {place}.", "Use --dtype bfloat16 or --device cpu.", str(error)
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelMissing(f"{folder} cannot be opened: {str(error).splitlines()[0]}", detail=str(error)) from None
     return LanguageModel(hf, tokenizer, name or folder.name, folder)

@@ -75,9 +75,11 @@ class LanguageModel:
     def _bridge(self) -> Any:
         """The same module behind TransformerLens' Bridge, for architectures that have no row of their own."""
         from transformer_lens.model_bridge import TransformerBridge
+        from transformers import AutoTokenizer
 
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         return TransformerBridge.boot_transformers(
-            self.name, hf_model=self.hf, tokenizer=_HasVocabulary(self.tokenizer), device=str(self.device)
+            self.name, hf_model=self.hf, tokenizer=tokenizer, device=str(self.device)
         )
 
     def _tap(self, site: Site) -> tuple[nn.Module, Side]:
@@ -219,14 +221,3 @@ def _attach(module: nn.Module, side: Side, visitor: Visitor) -> torch.utils.hook
         return visitor(output)
 
     return module.register_forward_hook(after)
-
-
-class _HasVocabulary:
-    """As much of a transformers tokenizer as the Bridge touches when it is handed ids."""
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.vocab_size = tokenizer.size
-        self.padding_side = "right"
-        self.bos_token_id = tokenizer.bos_id
-        self.pad_token = self.eos_token = self.bos_token = None
-        self.pad_token_id = self.eos_token_id = None

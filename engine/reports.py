@@ -53,7 +53,7 @@ def card_text(card: FeatureCard) -> str:
     for context in card.contexts:
         pieces = [visible(t.text) for t in context.tokens]
         pieces[context.peak] = f"[{pieces[context.peak]}]"
-        lines.append(f"{context.tokens[context.peak].value:8.3g}  {''.join(pieces)}  ({context.origin})")
+        lines.append(f"{context.tokens[context.peak].value:8.3g}  {''.join(pieces)}  ({visible(context.origin)})")
     for name, tokens in (("promotes", card.promotes), ("suppresses", card.suppresses)):
         lines.append(f"{name}: " + "  ".join(f"{visible_token(t.text)} {t.value:+.2f}" for t in tokens))
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, DictionaryMissing
 from engine.hashes import sha256_of
 from engine.sites import Site, parse_hook
+from engine.text import visible
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
@@ -115,42 +116,48 @@ def read_dictionary(folder: Path, source: str | None = None) -> Dictionary:
     except (OSError, SafetensorError) as error:
         raise DictionaryMissing(f"{folder / WEIGHTS} cannot be read: {error}.", "Copy it again.") from None
     weights = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    _check_tensors(folder, architecture, weights)
     transcoder = "transcoder" in architecture
     kwargs = metadata.get("model_from_pretrained_kwargs") or {}
-    try:
-        return Dictionary(
-            source=source or _source(folder, metadata),
-            site=site,
-            write_site=_site(folder, out_name) if transcoder and out_name else site,
-            kind=_KINDS[architecture],
-            architecture=architecture,
-            encoder=weights["W_enc"].T.contiguous(),
-            decoder=weights["W_dec"].contiguous(),
-            b_enc=weights["b_gate"] if architecture == "gated" else weights["b_enc"],
-            b_dec=weights["b_dec"],
-            folder=folder,
-            sha256=sha256_of(folder / WEIGHTS),
-            k=int(settings.get("k") or 0),
-            threshold=weights.get("threshold"),
-            r_mag=weights.get("r_mag"),
-            b_mag=weights.get("b_mag"),
-            skip=_skip(weights),
-            subtract_b_dec=not transcoder and bool(settings.get("apply_b_dec_to_input", True)),
-            rescale_by_decoder_norm=bool(settings.get("rescale_acts_by_decoder_norm", False)),
-            normalisation=normalisation,
-            centre=bool(kwargs.get("center_writing_weights", False)),
-            metadata=metadata,
-        )
-    except KeyError as missing:
+    return Dictionary(
+        source=source or _source(folder, metadata),
+        site=site,
+        write_site=_site(folder, out_name) if transcoder and out_name else site,
+        kind=_KINDS[architecture],
+        architecture=architecture,
+        encoder=weights["W_enc"].T.contiguous(),
+        decoder=weights["W_dec"].contiguous(),
+        b_enc=weights["b_gate"] if architecture == "gated" else weights["b_enc"],
+        b_dec=weights["b_dec"],
+        folder=folder,
+        sha256=sha256_of(folder / WEIGHTS),
+        k=int(settings.get("k") or 0),
+        threshold=weights.get("threshold"),
+        r_mag=weights.get("r_mag"),
+        b_mag=weights.get("b_mag"),
+        skip=weights.get("W_skip"),
+        subtract_b_dec=not transcoder and bool(settings.get("apply_b_dec_to_input", True)),
+        rescale_by_decoder_norm=bool(settings.get("rescale_acts_by_decoder_norm", False)),
+        normalisation=normalisation,
+        centre=bool(kwargs.get("center_writing_weights", False)),
+        metadata=metadata,
+    )
+
+
+def _check_tensors(folder: Path, architecture: str, weights: dict[str, Tensor]) -> None:
+    """Refuse weights that are not those of the architecture the configuration names."""
+    needed = {"W_enc", "W_dec", "b_dec"}
+    needed |= {"b_gate", "b_mag", "r_mag"} if architecture == "gated" else {"b_enc"}
+    needed |= {"threshold"} if "jumprelu" in architecture else set()
+    needed |= {"W_skip"} if "skip" in architecture else set()
+    if missing := sorted(needed - weights.keys()):
         raise DictionaryMismatch(
-            f"{folder / WEIGHTS} has no tensor {missing}, which a {architecture} dictionary needs.",
-            f"It holds {', '.join(sorted(state))}.",
-        ) from None
-
-
-def _skip(weights: dict[str, Tensor]) -> Tensor | None:
-    skip = weights.get("W_skip")
-    return skip.contiguous() if skip is not None else None
+            f"{folder / WEIGHTS} lacks {', '.join(missing)}, which a {architecture} dictionary needs.",
+            f"It holds {', '.join(sorted(weights))}.",
+        )
+    if weights["W_enc"].shape[1] != weights["W_dec"].shape[0]:
+        shapes = f"W_enc {tuple(weights['W_enc'].shape)}, W_dec {tuple(weights['W_dec'].shape)}"
+        raise DictionaryMismatch(f"{folder / WEIGHTS} does not fit together: {shapes}.", "Save the dictionary again.")
 
 
 def _site(folder: Path, hook: str | None) -> Site:
@@ -167,4 +174,4 @@ def _site(folder: Path, hook: str | None) -> Site:
 def _source(folder: Path, metadata: dict[str, Any]) -> str:
     neuronpedia = metadata.get("neuronpedia_id")
     name = neuronpedia.split("/", 1)[1] if neuronpedia and "/" in neuronpedia else folder.name
-    return re.sub(r"[\s:@]+", "-", name)
+    return re.sub(r"[\s:@]+", "-", visible(name))

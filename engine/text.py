@@ -51,6 +51,14 @@ def visible(text: str) -> str:
     return shown
 
 
+def visible_in_place(text: str) -> str:
+    """As `visible`, one character for each, for fields in which a cursor counts characters."""
+    if text.isascii() and text.isprintable():
+        return text
+    glyphs = map(_visible_character, text)
+    return "".join(g if len(g) == 1 else "\ufffd" for g in glyphs)
+
+
 def visible_token(text: str) -> str:
     """One token: `visible()`, a leading space shown as `·`, and nothing ever empty."""
     if not text:
@@ -79,7 +87,7 @@ def terminal_safe_json(encoded: str) -> str:
 
     JSON already escapes the C0 controls; C1, bidi and other hidden characters it lets through.
     """
-    if encoded.isascii():
+    if encoded.isascii() and "\x7f" not in encoded:
         return encoded
     return "".join(_escaped(c) if c > "\x7e" and unicodedata.category(c) in _HIDDEN else c for c in encoded)
 

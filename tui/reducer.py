@@ -229,7 +229,13 @@ def queue_prompt(state: State, text: str) -> State:
 
 
 def set_draft(state: State, text: str) -> State:
+    """The user typed."""
     return _with(state, draft=text) if text != state.draft else state
+
+
+def put_draft(state: State, text: str) -> State:
+    """A text goes into the prompt field."""
+    return _with(state, draft=text, draft_put=state.draft_put + 1)
 
 
 def toggle_chat(state: State) -> State:
@@ -359,6 +365,7 @@ def from_session(state: State, session: Session) -> State:
         state,
         engine=engine,
         draft=view.draft,
+        draft_put=state.draft_put + 1,
         chat=view.chat,
         runs=session.runs,
         shown=view.run,

@@ -96,6 +96,9 @@ class State(msgspec.Struct, frozen=True, dict=True):
     replaying: bool = False
     engine: EngineState = EngineState()
     draft: str = ""
+    draft_put: int = 0
+    """Counts the drafts that did not come from the field (history, a session): only those are put into it. A pane
+    that wrote every draft back would undo keys typed meanwhile."""
     chat: bool = False
     draft_tokens: int | None = None
     token_limit: int = 0
@@ -239,6 +242,11 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def task(self, kind: str) -> Task | None:
         """The request of a kind that is under way."""
         return next((t for t in self.tasks if t.kind == kind), None)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing has to be said."""
+        return not self.tasks and self.notice is None and self.engine.phase == "ready"
 
     @property
     def stale(self) -> bool:

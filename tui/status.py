@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tui.actions import Action, shown_keys
 from tui.state import State
-from tui.text import number, visible, visible_token
+from tui.text import cell_len, number, visible, visible_token
 from tui.widgets.bar import Bar, shortened
 
 
@@ -60,10 +60,12 @@ class Status(Bar):
 
     def update(self, state: State, hints: Sequence[Action], seconds: float) -> None:
         """`seconds` is how long the work under way has taken."""
-        self.show(self._what(state, seconds), self._hints(hints))
+        what = self._what(state, seconds)
+        needed = 24 if state.idle else cell_len(what.plain)
+        self.show(what, self._hints(hints, self.size.width - needed - 2))
 
-    def _hints(self, hints: Sequence[Action]) -> Text:
-        room = self.size.width // 2 if self.size.width >= 100 else self.size.width - 24
+    def _hints(self, hints: Sequence[Action], room: int) -> Text:
+        """As many hints as fit beside what happens, which comes first; idle, they may take its figures."""
         line = Text()
         for action in hints:
             key, label = shown_keys(action.keys.split(",")[0]), action.label

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.cells import cell_len, set_cell_size
 
-from engine.text import visible, visible_token
+from engine.text import visible, visible_in_place, visible_token
 
-__all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "visible_token"]
+__all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "visible_in_place", "visible_token"]
 
 
 def number(value: float) -> str:

@@ -17,7 +17,7 @@ from tui.actions import bindings
 from tui.panes.pane import Pane
 from tui.plot import histogram
 from tui.state import State
-from tui.text import cell_len, number, percent, signed, token_glyphs, visible_token
+from tui.text import cell_len, number, percent, signed, token_glyphs, visible, visible_token
 from tui.widgets.lines import Lines
 
 Part = Callable[[str], Style]
@@ -125,7 +125,7 @@ def _facts(card: FeatureCard, part: Part) -> Text:
 
 def context_line(context: Context, top: float, width: int, part: Part) -> Text:
     """One context on one line, the peak of every line in the same column, the origin at the right."""
-    origin = f" {context.origin}" if width > 60 else ""
+    origin = f" {visible(context.origin)}" if width > 60 else ""
     room = width - cell_len(origin)
     column = room * 3 // 5
     line = Text(" ")

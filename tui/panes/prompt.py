@@ -14,7 +14,7 @@ from textual.widgets import TextArea
 from tui.actions import bindings
 from tui.panes.pane import Pane
 from tui.state import State
-from tui.text import visible
+from tui.text import visible, visible_in_place
 from tui.widgets.bar import Bar
 
 
@@ -48,6 +48,12 @@ class PromptArea(TextArea):
         )  # fmt: skip
         self.cursor_blink = False
 
+    def get_line(self, line_index: int) -> Text:
+        """A line as drawn: what was pasted may hold escape sequences."""
+        line = super().get_line(line_index)
+        line.plain = visible_in_place(line.plain)
+        return line
+
     def action_submit(self) -> None:
         self.post_message(self.Submitted(self.text))
 
@@ -79,6 +85,10 @@ class PromptPane(Pane):
     NUMBER = 1
     NAME = "Prompt"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._put = 0
+
     def compose(self) -> ComposeResult:
         self.area = PromptArea()
         self.notice = Bar(id="prompt-notice")
@@ -91,7 +101,8 @@ class PromptPane(Pane):
         return self.area
 
     def show(self, state: State, old: State | None) -> None:
-        if state.draft != self.area.text:
+        if state.draft_put != self._put:
+            self._put = state.draft_put
             self.area.text = state.draft
             self.area.move_cursor(self.area.document.end)
         self.area.read_only = state.replaying

@@ -69,7 +69,7 @@ class TokensPane(Pane):
         if state.result is None:
             self.title_bar.show_info("", "")
             return
-        what = str(state.feature) if state.feature else "anything, share of each site's strongest"
+        what = str(state.feature) if state.feature else "anything that fires"
         reading = state.feature is not None and state.values is None
         legend = Text("0 ", self.title_bar.style_of("dim"))
         for step in range(1, LEVELS + 1):

@@ -148,18 +148,19 @@ class InspectScreen(Screen[None]):
 
     def action_back(self) -> None:
         """Leave the innermost thing: a field, the zoom, what runs, the pane."""
-        if self.features.filter.has_focus or (self._at == "features" and self.saescope.state.needle):
+        state = self.saescope.state
+        if self.features.filter.has_focus or (self._at == "features" and state.needle):
             self.features.close_filter(clear=True)
         elif self.steering.number.has_focus:
             self.steering.close_number()
+        elif state.tasks or state.queued:
+            self.saescope.stop_tasks()
         elif self.has_class("-zoom"):
             self.remove_class("-zoom")
-        elif self.saescope.state.tasks or self.saescope.state.queued:
-            self.saescope.stop_tasks()
-        elif self.saescope.state.notice is not None:
+        elif self._at == "prompt":
+            self.go_to("tokens")
+        elif state.notice is not None:
             self.saescope.change(lambda s: reducer.notify(s, None))
-        elif self._at in ("prompt", "tokens"):
-            self.go_to("features" if self._at == "tokens" else "tokens")
         else:
             self.go_to("tokens" if self._at == "features" else "features")
 

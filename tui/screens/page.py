@@ -83,22 +83,25 @@ class HelpPage(PageScreen):
                     line.append(action.help, Style(bold=False))
                     lines.append(line)
                 lines.append(Text())
-            lines += [Text(line, part("dim")) for line in wrapped(_NOTES, width)]
+            for paragraph in _NOTES.split("\n\n"):
+                lines += [Text(line, part("dim")) for line in wrapped(" ".join(paragraph.split()), width)]
+                lines.append(Text())
             return lines
 
         return build
 
 
-_NOTES = (
-    "Activations are raw f: the value of the latent, not multiplied by the decoder norm. “share” is the activation as "
-    "a share of the largest at the same site on this prompt, which is what compares across layers. “peaks on” lists the "
-    "commonest tokens at the feature's strongest places in held-out text.\n\n"
-    "The first token is an attention sink: its activations are a hundred times any other's and mean nothing, so "
-    "rankings, colours and figures leave it out. Other sinks are marked and dimmed.\n\n"
-    "Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part "
-    "of the activation that the dictionary does not explain is kept. Both texts are drawn with the same random "
-    "numbers, so they part only where steering changed a distribution enough. KL compares the two next-token distributions."
-)
+_NOTES = """\
+Activations are raw f: the value of the latent, not multiplied by the decoder norm. “share” is the activation as a
+share of the largest at the same site on this prompt, which is what compares across layers. “peaks on” lists the
+commonest tokens at the feature's strongest places in held-out text.
+
+The first token is an attention sink: its activations are a hundred times any other's and mean nothing, so rankings,
+colours and figures leave it out. Other sinks are marked and dimmed.
+
+Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part of
+the activation that the dictionary does not explain is kept. Both texts are drawn with the same random numbers, so
+they part only where steering changed a distribution enough. KL compares the two next-token distributions."""
 
 
 class LogPage(PageScreen):

@@ -1,0 +1,176 @@
+"""Our reading of a SAELens folder computes what SAELens computes, for every architecture we read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import DictionaryMismatch, DictionaryMissing
+from engine.saelens_folder import read_dictionary
+from tests import tiny
+
+HOOK = "blocks.1.hook_resid_post"
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("standard", {}),
+    ("standard", {"apply_b_dec_to_input": False}),
+    ("standard", {"normalize_activations": "layer_norm"}),
+    ("standard", {"normalize_activations": "constant_norm_rescale"}),
+    ("topk", {}),
+    ("topk", {"k": 3, "rescale_acts_by_decoder_norm": True}),
+    ("topk", {"normalize_activations": "layer_norm"}),
+    ("jumprelu", {}),
+    ("gated", {}),
+    ("transcoder", {}),
+    ("transcoder", {"d_out": 48}),
+    ("skip_transcoder", {}),
+    ("jumprelu_transcoder", {}),
+    ("jumprelu_skip_transcoder", {}),
+]
+
+
+def _inputs(rows: int = 40, width: int = tiny.D_MODEL) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(3)) * 2 + 0.3
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
+def test_encode_and_decode_equal_saelens(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
+    from sae_lens import SAE
+
+    folder = tiny.save_dictionary(tmp_path / "d", architecture, **settings)
+    theirs = SAE.load_from_disk(folder)
+    ours = read_dictionary(folder)
+    x = _inputs()
+    with torch.no_grad():
+        expected = theirs.encode(x)
+        reconstruction = theirs(x)
+    activations = ours.encode(x)
+    assert (expected > 0).any()
+    assert (expected == 0).any()
+    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.decode(activations, x), reconstruction, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
+def test_one_feature_is_a_column_of_encode(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
+    ours = read_dictionary(tiny.save_dictionary(tmp_path / "d", architecture, **settings))
+    x = _inputs()
+    activations = ours.encode(x)
+    for index in (0, int(activations.amax(0).argmax()), tiny.D_SAE - 1):
+        torch.testing.assert_close(ours.feature_row(x, index), activations[:, index], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_sparse_and_dense_agree(tmp_path: Path, rescale: bool) -> None:
+    ours = read_dictionary(tiny.save_dictionary(tmp_path / "d", "topk", rescale_acts_by_decoder_norm=rescale))
+    x = _inputs()
+    sparse = ours.encode_sparse(x)
+    torch.testing.assert_close(ours.densify(sparse), ours.encode(x))
+    torch.testing.assert_close(ours.decode_sparse(sparse, x), ours.decode(ours.encode(x), x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", ["batchtopk", "matryoshka_batchtopk", "jumprelu", "topk", "gated", "standard"])
+def test_what_training_classes_save_opens(tmp_path: Path, trained: str) -> None:
+    """BatchTopK and Matryoshka exist only while training; their inference form is JumpReLU."""
+    from sae_lens import SAE
+    from sae_lens.registry import get_sae_training_class
+    from sae_lens.saes.sae import SAEMetadata
+
+    training_class, config_class = get_sae_training_class(trained)
+    options: dict[str, Any] = {"d_in": tiny.D_MODEL, "d_sae": tiny.D_SAE}
+    if "topk" in trained:
+        options["k"] = 4
+    if "matryoshka" in trained:
+        options["matryoshka_widths"] = [16, tiny.D_SAE]
+    torch.manual_seed(0)
+    training = training_class(config_class(**options, metadata=SAEMetadata(hook_name=HOOK)))
+    training.save_inference_model(tmp_path / "d")
+    ours, theirs = read_dictionary(tmp_path / "d"), SAE.load_from_disk(tmp_path / "d")
+    with torch.no_grad():
+        expected = theirs.encode(_inputs())
+    torch.testing.assert_close(ours.encode(_inputs()), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_configuration_from_before_version_6_opens(tmp_path: Path) -> None:
+    from sae_lens import SAE
+
+    folder = tiny.save_dictionary(tmp_path / "d", "standard")
+    flat = {
+        "d_in": tiny.D_MODEL,
+        "d_sae": tiny.D_SAE,
+        "dtype": "torch.float32",
+        "device": "cpu",
+        "model_name": "gpt2-small",
+        "hook_point": HOOK,
+        "hook_point_layer": 1,
+        "hook_point_head_index": None,
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 5},
+        "normalize_activations": False,
+    }
+    (folder / "cfg.json").write_text(json.dumps(flat))
+    ours, theirs = read_dictionary(folder), SAE.load_from_disk(folder)
+    assert (ours.kind, ours.k, ours.site.hook, ours.metadata["prepend_bos"]) == ("topk", 5, HOOK, True)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(_inputs()), theirs.encode(_inputs()), rtol=1e-5, atol=1e-5)
+
+
+def test_centring_is_honoured_and_said(tmp_path: Path) -> None:
+    """res-jb was trained on a model with centred writing weights: x loses its mean before the encoder."""
+    kwargs = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    centred = read_dictionary(tiny.save_dictionary(tmp_path / "c", "standard", metadata=kwargs))
+    plain = read_dictionary(tiny.save_dictionary(tmp_path / "p", "standard"))
+    x = _inputs()
+    mean = x.mean(1, keepdim=True)
+    torch.testing.assert_close(centred.encode(x), plain.encode(x - mean))
+    torch.testing.assert_close(centred.decode(centred.encode(x), x), plain.decode(plain.encode(x - mean)) + mean)
+    assert "centred" in centred.formula
+
+
+def test_half_precision_on_disk_computes_in_float32(tmp_path: Path) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", "topk")
+    file = folder / "sae_weights.safetensors"
+    save_file({k: v.half() for k, v in load_file(file).items()}, file)
+    assert read_dictionary(folder).encode(_inputs()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"normalize_activations": "expected_average_only_in"}, DictionaryMismatch, "not folded"),
+        ({"architecture": "temporal"}, DictionaryMismatch, "temporal"),
+        ({"metadata": {"hook_name": "blocks.1.hook_nothing"}}, DictionaryMismatch, "hook_nothing"),
+        ({"metadata": {"hook_name": HOOK, "hook_head_index": 2}}, DictionaryMismatch, "head"),
+        ({"metadata": {"sae_lens_version": "6"}}, DictionaryMismatch, "which hook"),
+        ({"architecture": "jumprelu"}, DictionaryMismatch, "threshold"),
+    ],
+)
+def test_what_would_give_wrong_numbers_is_refused(
+    tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", "standard")
+    config = json.loads((folder / "cfg.json").read_text()) | change
+    (folder / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(error, match=words):
+        read_dictionary(folder)
+
+
+def test_damaged_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DictionaryMissing, match="no folder"):
+        read_dictionary(tmp_path / "nowhere")
+    folder = tiny.save_dictionary(tmp_path / "d", "standard")
+    (folder / "cfg.json").write_text("{")
+    with pytest.raises(DictionaryMissing, match="not valid JSON"):
+        read_dictionary(folder)
+    folder = tiny.save_dictionary(tmp_path / "e", "standard")
+    weights = folder / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DictionaryMissing, match="cannot be read"):
+        read_dictionary(folder)
+    weights.unlink()
+    with pytest.raises(DictionaryMissing, match=r"sae_weights\.safetensors"):
+        read_dictionary(folder)

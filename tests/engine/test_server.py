@@ -1,0 +1,231 @@
+"""The engine's process: says hello, stops at once, keeps its output clean, dies with its parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from engine.protocol import (
+    AnyEvent,
+    Cancel,
+    Count,
+    Counted,
+    Done,
+    Failed,
+    FeatureRef,
+    FeaturesFound,
+    Generated,
+    Hello,
+    Intervention,
+    Open,
+    Opened,
+    Request,
+    Run,
+    Steer,
+    Stopped,
+    Tokenised,
+    event_from_line,
+    to_line,
+)
+from tests.conftest import ROOT
+
+
+class Talk:
+    """One engine process and both ends of its pipes."""
+
+    def __init__(self, module: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        return self.process.stdin, self.process.stdout
+
+    def send(self, request: Request) -> None:
+        self.raw(to_line(request))
+
+    def raw(self, line: bytes) -> None:
+        self.pipes[0].write(line)
+        self.pipes[0].flush()
+
+    def next(self) -> AnyEvent:
+        return event_from_line(self.pipes[1].readline())
+
+    def until(self, kind: type[AnyEvent], request: int | None = None) -> list[AnyEvent]:
+        """Events up to and with the first of a kind (that answers a request)."""
+        events = []
+        while True:
+            event = self.next()
+            events.append(event)
+            if isinstance(event, kind) and request in (None, event.id):
+                return events
+
+
+@contextmanager
+def talking(module: str = "engine.fake") -> Iterator[Talk]:
+    talk = Talk(module)
+    try:
+        yield talk
+    finally:
+        talk.process.kill()
+        talk.process.wait()
+        for pipe in (talk.process.stdin, talk.process.stdout, talk.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    with talking() as talk:
+        assert isinstance(talk.next(), Hello)
+        talk.send(Open(id=1))
+        talk.until(Done)
+        yield talk
+
+
+def test_hello_comes_before_torch() -> None:
+    """The real engine answers before its libraries are read from disk."""
+    with talking("engine") as talk:
+        event = talk.next()
+        assert isinstance(event, Hello)
+        assert event.pid == talk.process.pid
+
+
+def test_a_conversation(talk: Talk) -> None:
+    talk.send(Run(id=2, prompt="one two three"))
+    events = talk.until(Done)
+    assert {e.id for e in events} == {2}
+    assert any(isinstance(e, FeaturesFound) for e in events)
+
+
+def test_cancel_is_answered_while_the_work_runs(talk: Talk) -> None:
+    """The run would take longer than the test may; how quickly the answer comes is the benchmark's business."""
+    talk.send(Run(id=2, prompt="/slow 3000 words"))
+    talk.until(Tokenised)
+    talk.send(Cancel(id=3, target=2))
+    talk.until(Stopped, 2)
+    talk.send(Run(id=4, prompt="after"))
+    assert all(e.id == 4 for e in talk.until(Done))
+
+
+def test_a_newer_run_supersedes_an_older_one(talk: Talk) -> None:
+    for number in range(2, 7):
+        talk.send(Run(id=number, prompt=f"/slow {0 if number == 6 else 30} words"))
+    events = talk.until(Done)
+    assert [e.id for e in events if isinstance(e, Stopped)] == [2, 3, 4, 5]
+    assert [e.id for e in events if isinstance(e, FeaturesFound)] == [6]
+
+
+def test_a_run_does_not_stop_steering(talk: Talk) -> None:
+    steer = Steer(id=2, prompt="/slow 1", interventions=(Intervention(FeatureRef("9-res-fk", 1), 1.0),), tokens=4)
+    talk.send(steer)
+    talk.send(Run(id=3, prompt="words"))
+    events = talk.until(Done, 3)
+    assert not any(isinstance(e, Stopped) for e in events)
+    assert sum(isinstance(e, Generated) for e in events) == 4
+
+
+def test_counting_is_answered_while_something_runs(talk: Talk) -> None:
+    talk.send(Run(id=2, prompt="/slow 30"))
+    talk.until(Tokenised)
+    talk.send(Count(id=3, prompt="a b c"))
+    event = talk.until(Counted)[-1]
+    assert isinstance(event, Counted)
+    assert event.tokens == 3
+
+
+def test_errors_are_answers(talk: Talk) -> None:
+    talk.send(Run(id=2, prompt="/fail"))
+    event = talk.until(Failed)[-1]
+    assert isinstance(event, Failed)
+    assert (event.id, event.error.kind) == (2, "bad_request")
+    assert event.error.remedy
+    talk.raw(b'{"op":"dance","id":3}\n')
+    event = talk.until(Failed)[-1]
+    assert isinstance(event, Failed)
+    assert "dance" in event.error.message
+    talk.send(Run(id=4, prompt="still there"))
+    talk.until(Done, 4)
+
+
+def test_it_ends_when_its_input_ends(talk: Talk) -> None:
+    talk.send(Run(id=2, prompt="/slow 30"))
+    talk.pipes[0].close()
+    assert talk.process.wait(timeout=2) == 0
+
+
+def test_what_libraries_print_stays_out_of_the_protocol() -> None:
+    code = (
+        "import engine.server as s, sys, os\n"
+        "from engine.fake import FakeEngine\n"
+        "class Loud(FakeEngine):\n"
+        "    def handle(self, request, job):\n"
+        "        print('hello from a library'); os.write(1, b'and from C\\n'); sys.stdout.flush()\n"
+        "        super().handle(request, job)\n"
+        "out = s.protect_stdout()\n"
+        "s.Server(Loud(), sys.stdin.buffer, out).serve()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], input=to_line(Open(id=1)), capture_output=True, timeout=20, cwd=ROOT, check=False
+    )
+    for line in process.stdout.splitlines():
+        event_from_line(line)
+    assert b"hello from a library" in process.stderr
+    assert b"and from C" in process.stderr
+
+
+def test_an_internal_error_is_an_answer_with_the_story() -> None:
+    code = (
+        "import engine.server as s, sys, time\n"
+        "from engine.fake import FakeEngine\n"
+        "class Broken(FakeEngine):\n"
+        "    def handle(self, request, job): raise ZeroDivisionError('oops')\n"
+        "out = s.protect_stdout()\n"
+        "s.Server(Broken(), sys.stdin.buffer, out).serve()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(to_line(Open(id=1)))
+        process.stdin.flush()
+        process.stdout.readline()
+        event = event_from_line(process.stdout.readline())
+        process.stdin.close()
+    assert isinstance(event, Failed)
+    assert event.error.kind == "internal"
+    assert "oops" in event.error.message
+    assert "Traceback" in event.error.detail
+
+
+def test_the_real_engine_over_pipes(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
+    with talking("engine") as talk:
+        talk.send(Open(id=1, model=str(llama_folder), dictionaries=tuple(map(str, dictionary_folders)), device="cpu"))
+        opened = next(e for e in talk.until(Done, 1) if isinstance(e, Opened))
+        assert [d.source for d in opened.dictionaries] == ["1-res-tiny", "2-res-tiny"]
+        talk.send(Run(id=2, prompt="of the in the"))
+        result = next(e for e in talk.until(Done, 2) if isinstance(e, FeaturesFound)).result
+        assert result.features
+        talk.send(Steer(id=3, prompt="of", interventions=(Intervention(result.features[0].ref, 3.0),), tokens=100))
+        talk.until(Generated)
+        talk.send(Cancel(id=4, target=3))
+        talk.until(Stopped, 3)
+        talk.send(Open(id=5, model="/nowhere", dictionaries=("/nowhere",)))
+        failed = talk.until(Failed)[-1]
+        assert isinstance(failed, Failed)
+        assert "/nowhere" in failed.error.message

@@ -1,0 +1,121 @@
+"""Tokens, labels and texts that have crashed or hijacked terminal programs, in every place that shows text."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import msgspec
+import pytest
+
+from engine.fake import FakeEngine, fake_card
+from engine.job import Job
+from engine.protocol import (
+    Event,
+    FeatureCard,
+    FeatureRef,
+    FeaturesFound,
+    FeaturesResult,
+    Generation,
+    NextToken,
+    Open,
+    Run,
+    Steer,
+    Steered,
+    Token,
+    TokenValue,
+)
+from sessions.model import LogLine, RunRecord, Session, SteerRecord, View
+from sessions.store import new_session
+from tests.nasty import NASTY
+from tests.tui.driving import SIZES, Driver, driving, replaying
+from tui import reducer
+from tui.state import Notice
+
+_ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+ALL = " ".join(NASTY)
+
+
+def _harmless(user: Driver) -> None:
+    acting = {hex(ord(c)) for line in user.lines() for c in line if unicodedata.category(c) in _ACTING}
+    assert not acting
+
+
+def _result() -> FeaturesResult:
+    """A real answer whose every text is nasty."""
+    events: list[Event] = []
+    FakeEngine().handle(Run(id=1, prompt=" ".join("word" for _ in NASTY)), Job(1, events.append))
+    result = next(e.result for e in events if isinstance(e, FeaturesFound))
+    tokens = tuple(Token(id=n, text=text, sink=n == 0) for n, text in enumerate(NASTY))
+    return msgspec.structs.replace(
+        result, prompt=ALL, tokens=tokens, next_tokens=tuple((NextToken(1, text, 0.5),) for text in NASTY)
+    )
+
+
+def _card(ref: FeatureRef) -> FeatureCard:
+    values = tuple(TokenValue(text, 3.0) for text in NASTY)
+    card = fake_card(ref)
+    contexts = tuple(
+        msgspec.structs.replace(c, origin=NASTY[8], tokens=values, peak=n) for n, c in enumerate(card.contexts)
+    )
+    return msgspec.structs.replace(card, contexts=contexts, promotes=values, suppresses=values)
+
+
+def _session() -> Session:
+    result = _result()
+    feature = result.features[0].ref
+    events: list[Event] = []
+    FakeEngine().handle(Steer(id=2, prompt="x", interventions=(), tokens=1), Job(2, events.append))
+    steered = next(e.result for e in events if isinstance(e, Steered))
+    steered = msgspec.structs.replace(
+        steered, prompt=ALL, plain=Generation((1,), ALL), steered=Generation((1,), ALL[::-1])
+    )
+    return msgspec.structs.replace(
+        new_session(Open(id=0)),
+        title=ALL,
+        runs=(RunRecord("2026-01-01T00:00:00", result),),
+        cards=tuple(_card(h.ref) for h in result.features),
+        hints={str(h.ref): ALL for h in result.features},
+        steers=(SteerRecord("2026-01-01T00:00:00", steered),),
+        log=(LogLine("2026-01-01T00:00:00", ALL),),
+        view=View(draft=ALL, run=0, feature=feature, steer=0),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_pane_survives_every_string(size: tuple[int, int]) -> None:
+    async with replaying(_session(), size) as user:
+        for key in "123456":
+            await user.press("escape", key)
+            _harmless(user)
+        await user.press("escape", "escape", "2", "g")
+        for _ in NASTY:
+            await user.press("l")
+            _harmless(user)
+        await user.press("b", "t")
+        _harmless(user)
+        for key in ("question_mark", "L"):
+            await user.press(key)
+            _harmless(user)
+            await user.press("escape")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_errors_and_models_may_say_anything(size: tuple[int, int]) -> None:
+    async with driving(size) as user:
+        await user.run()
+        for where in ("", "prompt", "steering"):
+            for text in NASTY:
+                user.app.change(lambda s, t=text, w=where: reducer.notify(s, Notice(t, "error", t, t, w)))
+                await user.pilot.pause()
+                _harmless(user)
+        await user.press("e")
+        _harmless(user)
+
+
+async def test_a_nasty_prompt_can_be_pasted_and_run() -> None:
+    async with driving() as user:
+        state = await user.run("[/INST] [b] [@click=app.quit]x[/] 漢字 👩‍👩‍👧 [link=x")
+        assert state.result is not None
+        await user.press("s", "l")
+        await user.until(lambda s: s.steers and not s.tasks)
+        _harmless(user)
