@@ -152,9 +152,9 @@ def _obey(prompt: str, job: Job, seconds_each: float | None = None) -> None:
 
 
 def _activation(word: str, feature: FeatureRef) -> float:
-    """A third of the words fire a feature, with a value of 1 to 40."""
+    """One word in nine fires a feature, with a value of 1 to 40."""
     checksum = zlib.crc32(f"{word.strip()}|{feature}".encode())
-    return round(1 + checksum % 3900 / 100, 2) if checksum % 3 == 0 else 0.0
+    return round(1 + checksum % 3900 / 100, 2) if checksum % 9 == 0 else 0.0
 
 
 def _row(words: list[str], feature: FeatureRef) -> tuple[float, ...]:
@@ -165,7 +165,7 @@ def _result(request: Run, tokens: tuple[Token, ...], words: list[str]) -> Featur
     sources = [d.source for d in _DICTIONARIES if not request.sources or d.source in request.sources]
     hits = []
     for source in sources:
-        for index in range(0, 20 * 31, 31):
+        for index in range(0, 60 * 31, 31):
             row = _row(words, FeatureRef(source, index))
             counted = row[1:] or row
             best = max(counted)
@@ -179,7 +179,7 @@ def _result(request: Run, tokens: tuple[Token, ...], words: list[str]) -> Featur
                 (
                     TokenFeature(site, index, value)
                     for site, source in enumerate(sources)
-                    for index in range(0, 9 * 31, 31)
+                    for index in range(0, 40 * 31, 31)
                     if (value := _row(words, FeatureRef(source, index))[position]) > 0
                 ),
                 key=lambda f: -f.activation,

@@ -23,7 +23,8 @@ from engine.training.pipeline import Recipe, train_set
 from engine.training.train import TrainSettings
 from tests import tiny
 
-WORDS = "in the end of the other thing a man of the sea and the moon in a house".split()
+_TEXT = "in the end of the other thing a man of the sea and the moon in a house"
+WORDS = _TEXT.split()
 
 
 @pytest.fixture

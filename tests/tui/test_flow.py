@@ -36,6 +36,13 @@ async def test_a_prompt_brings_tokens_features_and_a_card(size: tuple[int, int])
         assert user.app.screen.focused is user.app._inspect.tokens.home
 
 
+@pytest.mark.parametrize("size", SIZES)
+async def test_one_can_type_at_once(size: tuple[int, int]) -> None:
+    async with driving(size) as user:
+        await user.press(*"abc")
+        assert user.state.draft == "abc"
+
+
 async def test_typing_works_before_the_engine_is_ready() -> None:
     async with driving(load_seconds=2, ready=False) as user:
         await user.type(PROMPT)

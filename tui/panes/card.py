@@ -68,7 +68,10 @@ class CardPane(Pane):
         if old is not None and (state.feature, state.card, state.run) == (old.feature, old.card, old.run):
             return
         info = state.dictionaries.get(state.feature.source) if state.feature else None
-        self.title_bar.show_info(str(state.feature) if state.feature else "")
+        waits = state.feature is not None and state.card is None and not state.replaying
+        self.title_bar.show_info(f"{state.feature}{' · reading' if waits else ''}" if state.feature else "")
+        if waits and old is not None and old.card is not None:
+            return  # the card comes in a moment: drawing twice costs a slow line twice
         feature, card = state.feature, state.card
         url = feature_url(info.neuronpedia, feature.index) if info and info.neuronpedia and feature else None
         formula = f"{info.hook}: {info.formula}" if info else ""

@@ -44,7 +44,6 @@ class FeatureList(LineList):
         self.rows: tuple[Row, ...] = ()
         self.marked: frozenset[object] = frozenset()
         self.token_texts: tuple[str, ...] = ()
-        self.empty = ""
         self.stale = False
 
     @property
@@ -60,6 +59,8 @@ class FeatureList(LineList):
         return site, token, max(0, rest - token - 2)
 
     def draw_header(self, width: int) -> list[Segment]:
+        if not self.rows:
+            return []
         site, token, peaks = self._columns(width)
         text = f"  {fit('site', site)} {fit('index', 8)}{fit('act', 7, right=True)} {fit('share', 5, right=True)}  "
         text += f"{fit('at', token)} {fit('peaks on', peaks) if peaks > 5 else ''}"
@@ -87,6 +88,14 @@ class FeatureList(LineList):
         if self.stale:
             segments = [Segment(s.text, dim) for s in segments]
         return segments
+
+
+def _why_empty(state: State) -> str:
+    if state.result is None:
+        return "  The features of a prompt show here."
+    if state.needle:
+        return f"  Nothing matches {visible(state.needle)}; Escape clears the filter."
+    return "  Nothing fires here."
 
 
 class FeaturesPane(Pane):
@@ -154,6 +163,7 @@ class FeaturesPane(Pane):
         self.list.rows, self.list.marked, self.list.token_texts, self.list.stale = rows, marked, texts, stale
         if not same_shape:
             self.list.cursor = min(self.list.cursor, max(len(rows) - 1, 0))
+        self.list.empty = _why_empty(state)
         self.list.rows_changed(changed)
 
     def _show_title(self, state: State) -> None:

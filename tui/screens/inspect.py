@@ -12,8 +12,10 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.widget import Widget
 from textual.widgets import TextArea
 
 from engine.protocol import SaescopeError
@@ -52,6 +54,9 @@ class InspectScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     AUTO_FOCUS = "#prompt-area"
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
+    """Textual's own, without its repaint of the whole screen at every change of focus: the titles show the focus."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,10 +121,23 @@ class InspectScreen(Screen[None]):
         self._at = group
         if group in _LOWER:
             self._lower = group
-        for other in self.panes:
-            self.set_class(other == group, f"-at-{other}")
-        for other in _LOWER:
-            self.set_class(other == self._lower, f"-lower-{other}")
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Tell the style sheet which panes to show.
+
+        A class of the screen repaints all of it, so none changes that does not have to: in two columns only the
+        lower pane matters, and in one column tokens and features stand together.
+        """
+        wanted = {f"-lower-{self._lower}"}
+        if self.has_class("-zoom"):
+            wanted.add(f"-at-{self._at}")
+        elif self.has_class("-narrow"):
+            wanted.add("-at-lists" if self._at in ("tokens", "features") else f"-at-{self._at}")
+        present = {name for name in self.classes if name.startswith(("-at-", "-lower-"))}
+        if wanted != present:
+            self.remove_class(*present - wanted)
+            self.add_class(*wanted - present)
 
     def go_to(self, group: Group) -> None:
         """Show a pane and give it the focus."""
@@ -133,7 +151,13 @@ class InspectScreen(Screen[None]):
         self.show_status(self.saescope.state)
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.show, self.saescope.state, None)
+        self.call_after_refresh(self._resized)
+
+    def _resized(self) -> None:
+        self._arrange()
+        if self.focused is None:  # what had the focus was not on screen at this size
+            self.panes[self._at].home.focus()
+        self.show(self.saescope.state, None)
 
     def action_pane(self, group: Group) -> None:
         self.go_to(group)
@@ -144,7 +168,9 @@ class InspectScreen(Screen[None]):
         self.go_to(order[(place + step) % len(order)])
 
     def action_zoom(self) -> None:
-        self.toggle_class("-zoom")
+        with self.app.batch_update():
+            self.toggle_class("-zoom")
+            self._arrange()
 
     def action_back(self) -> None:
         """Leave the innermost thing: a field, the zoom, what runs, the pane."""
@@ -156,7 +182,7 @@ class InspectScreen(Screen[None]):
         elif state.tasks or state.queued:
             self.saescope.stop_tasks()
         elif self.has_class("-zoom"):
-            self.remove_class("-zoom")
+            self.action_zoom()
         elif self._at == "prompt":
             self.go_to("tokens")
         elif state.notice is not None:

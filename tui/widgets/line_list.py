@@ -11,14 +11,14 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import var
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.widgets.paper import Paper
 
-class LineList(ScrollView, can_focus=True):
+
+class LineList(Paper):
     """Subclasses say how many rows there are and what each looks like; a header line stays on top."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -31,6 +31,8 @@ class LineList(ScrollView, can_focus=True):
 
     cursor: var[int] = var(0)
     header_lines = 1
+    empty = ""
+    """What is said where there are no rows."""
 
     class Moved(Message):
         """The user put the cursor on a row."""
@@ -76,24 +78,21 @@ class LineList(ScrollView, can_focus=True):
 
     def rows_changed(self, rows: set[int] | None = None) -> None:
         """Redraw some rows, or after a change of the number of rows everything."""
-        self.virtual_size = Size(self.scrollable_content_region.width, self.row_count + self.header_lines)
+        self.set_height(self.row_count + self.header_lines)
         if rows is None:
             self.refresh()
-            return
-        for row in rows:
-            self._refresh_row(row)
+        else:
+            self._refresh_rows(rows)
 
-    def _refresh_row(self, row: int) -> None:
-        y = row + self.header_lines - self.scroll_offset.y
-        if self.header_lines <= y < self.size.height:
-            self.refresh(Region(0, y, self.size.width, 1))
+    def _refresh_rows(self, rows: set[int]) -> None:
+        top = self.scroll_offset.y
+        self.refresh_lines({row + self.header_lines for row in rows if row >= top})
 
     def validate_cursor(self, cursor: int) -> int:
         return max(0, min(cursor, self.row_count - 1))
 
     def watch_cursor(self, old: int, new: int) -> None:
-        self._refresh_row(old)
-        self._refresh_row(new)
+        self._refresh_rows({old, new})
         self.reveal()
 
     def reveal(self) -> None:
@@ -111,7 +110,7 @@ class LineList(ScrollView, can_focus=True):
     def style_of(self, part: str) -> Style:
         return self.get_component_rich_style(f"list--{part}", partial=True)
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         width = self.size.width
         base = self.rich_style
         if y < self.header_lines:
@@ -119,7 +118,9 @@ class LineList(ScrollView, can_focus=True):
         else:
             row = y - self.header_lines + self.scroll_offset.y
             if row >= self.row_count:
-                return Strip.blank(width, base)
+                note = self.empty if row == 0 else ""
+                dim = base + self.style_of("dim")
+                return Strip([Segment(note, dim)]).adjust_cell_length(width, base)
             segments = self.draw_row(row, width)
             under = base + self.style_of("cursor") if row == self.cursor else base
         styled = [Segment(s.text, under + s.style if s.style else under) for s in segments]

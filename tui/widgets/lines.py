@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
-from textual import events
-from textual.geometry import Region, Size
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from tui.widgets.paper import Paper
 
 Build = Callable[[int], Sequence[Text]]
 """Given the width, the lines to show."""
@@ -37,7 +36,7 @@ def same_text(a: Text | None, b: Text | None) -> bool:
     return a.plain == b.plain and a.style == b.style and a.spans == b.spans
 
 
-class Lines(ScrollView, can_focus=True):
+class Lines(Paper):
     """Shows what a function builds for its width, one `Text` per line; built again when the width changes.
 
     A line too long is cut: whoever builds knows the width.
@@ -47,7 +46,6 @@ class Lines(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._build: Build = lambda width: ()
         self._lines: Sequence[Text] = ()
-        self._width = -1
 
     def show(self, build: Build, *, keep_scroll: bool = False) -> None:
         """Show other lines; only those that differ are sent."""
@@ -60,29 +58,22 @@ class Lines(ScrollView, can_focus=True):
             self.refresh()
             return
         pairs = itertools.zip_longest(before, self._lines)
-        changed = [n for n, (a, b) in enumerate(pairs) if not same_text(a, b)]
-        if 2 * len(changed) > self.size.height:
-            self.refresh()
-            return
-        for line in changed:
-            self.refresh(Region(0, line - top, self.size.width, 1))
+        self.refresh_lines({n for n, (a, b) in enumerate(pairs) if not same_text(a, b)})
 
     def _rebuild(self) -> None:
-        self._width = self.scrollable_content_region.width
-        self._lines = self._build(self._width) if self._width else ()
-        self.virtual_size = Size(self._width, len(self._lines))
+        width = self.scrollable_content_region.width
+        self._lines = self._build(width) if width else ()
+        self.set_height(len(self._lines))
 
-    def on_resize(self, _: events.Resize) -> None:
-        if self.scrollable_content_region.width != self._width:
-            self._rebuild()
-            self.refresh()
+    def fit(self, width: int) -> None:
+        self._rebuild()
 
     @property
     def plain_lines(self) -> list[str]:
         """What is shown, without style; for tests."""
         return [line.plain for line in self._lines]
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         base = self.rich_style
         number = y + self.scroll_offset.y
         if number >= len(self._lines):

@@ -13,14 +13,14 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import var
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from themes.palettes import BARS, LEVELS
 from tui.text import cell_len, token_glyphs
+from tui.widgets.paper import Paper
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _head(text: str, width: int) -> str:
     return text
 
 
-class TokenView(ScrollView, can_focus=True):
+class TokenView(Paper):
     """Shows tokens; posts `Moved` when the user moves the cursor."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -133,7 +133,7 @@ class TokenView(ScrollView, can_focus=True):
                 first = self._where.get(piece.token, (number, number))[0]
                 self._where[piece.token] = (first, number)
         self._strips.clear()
-        self.virtual_size = Size(self._width, len(self._lines) * self._rows_per_line)
+        self.set_height(len(self._lines) * self._rows_per_line)
 
     @property
     def _rows_per_line(self) -> int:
@@ -144,21 +144,16 @@ class TokenView(ScrollView, can_focus=True):
         return first, last + 1
 
     def _redraw(self, lines: set[int]) -> None:
-        """Refresh lines, whole where most changed: a partial update is sent from the left edge anyway."""
         for line in lines:
             self._strips.pop(line, None)
-        if 2 * len(lines) > self.size.height:
-            self.refresh()
-            return
-        width = self.scrollable_content_region.width
         rows = self._rows_per_line
-        for line in lines:
-            self.refresh(Region(0, line * rows - self.scroll_offset.y, width, rows))
+        self.refresh_lines({line * rows + row for line in lines for row in range(rows)})
+
+    def fit(self, width: int) -> None:
+        self._lay_out()
 
     def on_resize(self, _: events.Resize) -> None:
-        if self.scrollable_content_region.width != self._width:
-            self._lay_out()
-            self.reveal()
+        self.reveal()
 
     def notify_style_update(self) -> None:
         self._styles = []
@@ -190,7 +185,7 @@ class TokenView(ScrollView, can_focus=True):
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         number, bar = divmod(y + self.scroll_offset.y, self._rows_per_line)
         if number >= len(self._lines):
             return Strip.blank(self.size.width, self.rich_style)
