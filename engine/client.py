@@ -88,7 +88,7 @@ class EngineClient:
 
     async def _receive(self, link: Link) -> None:
         try:
-            while line := await link.reader.readline():
+            while (line := await link.reader.readline()).endswith(b"\n"):  # the dying leave half a line
                 self._deliver(event_from_line(line))
             reason = await link.ended()
         except msgspec.DecodeError as error:

@@ -13,8 +13,8 @@ from engine.dictionary import Dictionary, Sparse
 from engine.protocol import Rank
 
 _BLOCK_ELEMENTS = 1 << 25
-SINK_FACTOR = 10.0
-"""A token whose norm is this many times the median is an attention sink."""
+SINK_FACTOR = 4.0
+"""A token whose norm is more than this many times the median is an attention sink."""
 
 
 class Reading:
@@ -118,7 +118,7 @@ class Reading:
         return tuple(float(f"{value:.6g}") for value in self.row(index).tolist())
 
     def sinks(self) -> Tensor:
-        """bool [tokens]: tokens whose norm is ten times the median."""
+        """bool [tokens]: tokens whose norm is over four times the median."""
         norms = self.x.float().norm(dim=1)
         body = norms[1:] if len(norms) > 1 else norms
         sinks: Tensor = norms > SINK_FACTOR * body.median()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from engine import paths
@@ -18,15 +19,17 @@ class History:
         self._texts = self._read()
 
     def _read(self) -> list[str]:
-        texts = []
         try:
-            for line in self._file.read_text(encoding="utf-8").splitlines():
+            lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        texts = []
+        for line in lines[-_KEEP:]:
+            with suppress(ValueError):  # a damaged line costs itself alone
                 entry = json.loads(line)
                 if isinstance(entry, str):
                     texts.append(entry)
-        except (OSError, ValueError):
-            return texts
-        return texts[-_KEEP:]
+        return texts
 
     def add(self, text: str) -> None:
         """Remember a prompt as the newest."""

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import msgspec
 
 from engine.errors import BadRequest
+from engine.text import has_lone_surrogate
 
 LIMIT = 150
 PAGE = "https://neuronpedia.org/quick-list/"
@@ -57,9 +58,9 @@ def quicklist_url(name: str, features: Sequence[Entry]) -> str:
     """The address of one list, in the published form.
 
     Raises:
-        BadRequest: no features, more than 150, or no name.
+        BadRequest: no features, more than 150, or no name that is text.
     """
-    if not name.strip():
+    if not name.strip() or has_lone_surrogate(name):
         raise BadRequest("A quicklist needs a name.", "Give one with --name.")
     if not features:
         raise BadRequest("A quicklist needs at least one feature.", "Mark features with the space bar.")
@@ -73,8 +74,8 @@ def quicklist_urls(name: str, features: Iterable[Entry]) -> list[str]:
     """One address for every 150 features, duplicates left out; several are numbered `(1/3)`."""
     distinct = list(dict.fromkeys(features))
     parts = [distinct[i : i + LIMIT] for i in range(0, len(distinct), LIMIT)]
-    if len(parts) == 1:
-        return [quicklist_url(name, parts[0])]
+    if len(parts) <= 1:
+        return [quicklist_url(name, distinct)]
     return [quicklist_url(f"{name} ({n}/{len(parts)})", part) for n, part in enumerate(parts, 1)]
 
 
@@ -84,11 +85,11 @@ def read_quicklist_url(url: str) -> tuple[str, list[Entry]]:
     Raises:
         BadRequest: it is not such an address.
     """
-    query = parse_qs(urlsplit(url).query)
     try:
+        query = parse_qs(urlsplit(url).query)
         name, listed = query["name"][0], query["features"][0]
         return name, msgspec.json.decode(listed, type=list[Entry])
-    except (KeyError, msgspec.DecodeError):
+    except (KeyError, ValueError, msgspec.DecodeError):
         raise BadRequest(
             "This is not a quicklist address.", "It has the form …/quick-list/?name=…&features=[…]."
         ) from None
@@ -98,12 +99,12 @@ def source_of(site: str, sets: Mapping[str, str]) -> str:
     """Neuronpedia's source for a circuit site: `resid_5` with {"resid": "res-sm"} is `5-res-sm`.
 
     Raises:
-        BadRequest: the site's kind has no set.
+        BadRequest: the site's kind has no set, or the site no layer.
     """
     match = _SITE.match(site)
     kind = match["kind"] if match else site
     name = sets.get(kind) or (sets.get("resid") if kind == "embed" else None)
-    if match is None or name is None:
+    if match is None or name is None or (match["layer"] is None) != (kind == "embed"):
         raise BadRequest(f"{site!r} has no Neuronpedia source.", f"Known kinds: {', '.join(sets)}.")
     return f"{'e' if kind == 'embed' else match['layer']}-{name}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_session(path: Path) -> Session:
         if version > SCHEMA:
             raise SessionError(f"{path} was written by a newer saescope (schema {version}).", "Upgrade saescope.")
         return _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SessionError(f"{path} is not a saescope session: {error}.", "Give a file that saescope saved.") from None
 
 
@@ -68,18 +69,23 @@ def write_session(path: Path, session: Session) -> None:
     """Replace the file at `path` in one step.
 
     Raises:
-        SessionError: the folder cannot be written; the old file is untouched.
+        SessionError: the folder cannot be written, or a text is not Unicode; the old file is untouched.
     """
+    try:
+        data = msgspec.json.encode(session)
+    except UnicodeEncodeError as error:
+        raise SessionError(f"{path} cannot be written: a text in it is not Unicode ({error.reason}).") from None
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         paths.private_directory(path.parent)
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(msgspec.json.encode(session))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise SessionError(
             f"{path} cannot be written: {error.strerror}.", "Free space or use --session FILE."
         ) from None
@@ -91,7 +97,7 @@ def is_running(owner: Owner) -> bool:
         return True
     try:
         os.kill(owner.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

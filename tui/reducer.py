@@ -31,6 +31,7 @@ from engine.protocol import (
 )
 from sessions.model import LogLine, RunRecord, Session, SteerRecord
 from tui.state import ORDERS, RANKS, EngineState, Notice, State, Steering, Task, fault_notice
+from tui.text import counted
 
 _LOG_LINES = 500
 
@@ -82,7 +83,9 @@ def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
             if not _awaited(state, event.id):
                 return state
             kl = state.steering.kl if event.kl is None else (*state.steering.kl, event.kl)
-            return _steering(state, plain=event.plain or "", steered=event.steered or "", kl=kl)
+            plain = state.steering.plain if event.plain is None else event.plain
+            steered = state.steering.steered if event.steered is None else event.steered
+            return _steering(state, plain=plain, steered=steered, kl=kl)
         case Steered():
             return _steered(state, event, at)
         case Done():
@@ -127,7 +130,7 @@ def _opened(state: State, event: Opened, at: str) -> State:
         deaths=state.engine.deaths,
     )
     notice = state.notice if state.notice and state.notice.level != "error" else None
-    text = f"opened {event.model.name} with {len(event.dictionaries)} dictionaries"
+    text = f"opened {event.model.name} with {counted(len(event.dictionaries), 'dictionary', 'dictionaries')}"
     return logged(_with(state, engine=engine, token_limit=event.model.context, notice=notice), at, text)
 
 
@@ -319,11 +322,15 @@ def show_run(state: State, step: int) -> State:
 
 
 def steer_with(state: State, ref: FeatureRef) -> State:
-    """Take a feature into the steering control; another feature begins at zero strength."""
+    """Take a feature into the steering control; another feature begins at zero strength.
+
+    Text still streaming for the one before is late from now on.
+    """
     if ref == state.steering.feature:
         return state
     return _with(
         state,
+        tasks=tuple(t for t in state.tasks if t.kind != "steer"),
         steering=Steering(
             feature=ref,
             tokens=state.steering.tokens,
@@ -360,7 +367,11 @@ def from_session(state: State, session: Session) -> State:
         steering = msgspec.structs.replace(
             steering, feature=view.intervention.feature, strength=view.intervention.strength
         )
-    engine = msgspec.structs.replace(state.engine, model=session.model, dictionaries=session.dictionaries)
+    engine = msgspec.structs.replace(
+        state.engine,
+        model=session.model or state.engine.model,
+        dictionaries=session.dictionaries or state.engine.dictionaries,
+    )
     state = _with(
         state,
         engine=engine,

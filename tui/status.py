@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tui.actions import Action, shown_keys
 from tui.state import State
-from tui.text import cell_len, number, visible, visible_token
+from tui.text import cell_len, counted, number, visible, visible_token
 from tui.widgets.bar import Bar, shortened
 
 
@@ -22,7 +22,7 @@ class Header(Bar):
         model = state.engine.model
         if model is not None:
             line.append(f" {visible(model.name)}", Style(bold=True))
-            line.append(f" · {len(state.engine.dictionaries)} dictionaries", dim)
+            line.append(f" · {counted(len(state.engine.dictionaries), 'dictionary', 'dictionaries')}", dim)
             line.append(f" · {model.device} {model.dtype}", dim)
         elif not state.replaying:
             line.append(" no model yet", dim)

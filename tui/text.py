@@ -11,7 +11,7 @@ __all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "vi
 
 def number(value: float) -> str:
     """Three significant digits, no exponent where one can do without: 31.4, 0.31, 4,870."""
-    size = abs(value)
+    size = abs(float(f"{value:.3g}"))  # as it will be read: 9.999 is 10.0
     if size >= 1000:
         return f"{value:,.0f}"
     if size >= 100:
@@ -33,6 +33,11 @@ def signed(value: float) -> str:
 def percent(share: float) -> str:
     """A share as a percentage of two or three digits: 31 %, 3.1 %, .31 %."""
     return f"{number(100 * share)} %"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 dictionary`, `6 dictionaries`."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:

@@ -1,6 +1,6 @@
 """How good a dictionary is on text it was not trained on: explained variance, L0, dead features, loss recovered.
 
-First tokens and outliers (norm over four medians: attention sinks) are left out of the variance, and the first
+First tokens and other attention sinks (norm over four medians) are left out of the variance, and the first
 position is never spliced: its residual is a constant of the model, a hundred times longer than any other.
 """
 
@@ -15,9 +15,8 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.job import Job
 from engine.model import LanguageModel
+from engine.reading import SINK_FACTOR
 from engine.training.corpus import Context, batches
-
-OUTLIER_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def evaluate(
         for dictionary in dictionaries:
             x_all = caught[dictionary.site].float()
             norms = torch.cat([x_all[r, 1 : len(c.ids)].norm(dim=1) for r, c in enumerate(group)])
-            limit = OUTLIER_FACTOR * norms.median()
+            limit = SINK_FACTOR * norms.median()
             for row, context in enumerate(group):
                 x = x_all[row, 1 : len(context.ids)]
                 x = x[x.norm(dim=1) <= limit]

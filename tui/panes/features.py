@@ -43,7 +43,8 @@ class FeatureList(LineList):
         super().__init__(id="feature-list")
         self.rows: tuple[Row, ...] = ()
         self.marked: frozenset[object] = frozenset()
-        self.token_texts: tuple[str, ...] = ()
+        self.places: tuple[str, ...] = ()
+        """What the column `at` says for each token."""
         self.stale = False
 
     @property
@@ -70,7 +71,7 @@ class FeatureList(LineList):
         item = self.rows[row]
         site, token, peaks = self._columns(width)
         dim = self.style_of("dim")
-        text = self.token_texts[item.position] if item.position < len(self.token_texts) else ""
+        place = self.places[item.position] if item.position < len(self.places) else ""
         index = f":{item.ref.index}"
         link = Style(link=feature_url(item.page, item.ref.index)) if item.page else Style()
         segments = [
@@ -81,13 +82,19 @@ class FeatureList(LineList):
             Segment(" " * max(0, 8 - len(index))),
             Segment(fit(number(item.activation), 7, right=True) + " ", Style(bold=True)),
             Segment(fit(f"{100 * item.share:.0f} %", 5, right=True) + "  ", dim),
-            Segment(fit(visible_token(text), token) + " "),
+            Segment(fit(place, token) + " "),
         ]
         if peaks > 5:
             segments.append(Segment(fit(visible(item.hint), peaks), dim))
         if self.stale:
             segments = [Segment(s.text, dim) for s in segments]
         return segments
+
+
+def places(state: State) -> tuple[str, ...]:
+    """The tokens of the run; a token that the model uses as an attention sink fires much for no reason of its own."""
+    tokens = state.result.tokens if state.result else ()
+    return tuple(visible_token(t.text) + (" (sink)" if t.sink else "") for t in tokens)
 
 
 def _why_empty(state: State) -> str:
@@ -131,7 +138,7 @@ class FeaturesPane(Pane):
 
     def show(self, state: State, old: State | None) -> None:
         before, rows, marked = self.list.rows, state.rows, frozenset(state.marks)
-        texts = tuple(t.text for t in state.result.tokens) if state.result else ()
+        texts = self.list.places if old is not None and state.result is old.result else places(state)
         stale = state.stale
         if rows is not self.list.rows or marked != self.list.marked or stale != self.list.stale or old is None:
             self._show_rows(state, rows, marked, texts, stale)
@@ -153,14 +160,14 @@ class FeaturesPane(Pane):
         stale: bool,
     ) -> None:
         before = self.list.rows
-        same_shape = len(before) == len(rows) and texts == self.list.token_texts and stale == self.list.stale
+        same_shape = len(before) == len(rows) and texts == self.list.places and stale == self.list.stale
         changed: set[int] | None = None
         if same_shape:
             remarked = marked ^ self.list.marked
             changed = {n for n, (a, b) in enumerate(zip(before, rows, strict=True)) if a != b or b.ref in remarked}
             if len(changed) > len(rows) // 2:
                 changed = None
-        self.list.rows, self.list.marked, self.list.token_texts, self.list.stale = rows, marked, texts, stale
+        self.list.rows, self.list.marked, self.list.places, self.list.stale = rows, marked, texts, stale
         if not same_shape:
             self.list.cursor = min(self.list.cursor, max(len(rows) - 1, 0))
         self.list.empty = _why_empty(state)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual.containers import Vertical
 from textual.widget import Widget
 
 from tui.actions import Group
 from tui.state import State
 from tui.widgets.bar import TitleBar
+from tui.widgets.frames import Column
 
 
-class Pane(Vertical):
+class Pane(Column):
     """A part of the screen. It is told every new state and repaints what changed in its slice."""
 
     GROUP: ClassVar[Group]

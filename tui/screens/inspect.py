@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, Vertical
 from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.timer import Timer
@@ -36,6 +35,7 @@ from tui.recorder import to_session
 from tui.screens.page import HelpPage, LogPage, TextPage
 from tui.state import State
 from tui.status import Context, Header, Status
+from tui.widgets.frames import Column, Row
 from tui.widgets.line_list import LineList
 from tui.widgets.token_view import TokenView
 
@@ -73,11 +73,11 @@ class InspectScreen(Screen[None]):
         }
         yield self.header
         yield self.context
-        with Horizontal(id="body"):
-            with Vertical(id="left"):
+        with Row(id="body"):
+            with Column(id="left"):
                 yield self.prompt
                 yield self.tokens
-            with Vertical(id="right"):
+            with Column(id="right"):
                 yield self.features
                 yield self.card
                 yield self.circuit

@@ -8,13 +8,13 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tui.text import cell_len, fit
+from tui.widgets.frames import Settled
 from tui.widgets.lines import render_text, same_text
 
 
-class Bar(Widget, can_focus=False):
+class Bar(Settled, can_focus=False):
     """A line of styled text, left and right; what does not fit is cut on the left part."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {

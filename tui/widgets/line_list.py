@@ -86,7 +86,7 @@ class LineList(Paper):
 
     def _refresh_rows(self, rows: set[int]) -> None:
         top = self.scroll_offset.y
-        self.refresh_lines({row + self.header_lines for row in rows if row >= top})
+        self.redraw_lines({row + self.header_lines for row in rows if row >= top})
 
     def validate_cursor(self, cursor: int) -> int:
         return max(0, min(cursor, self.row_count - 1))

@@ -58,7 +58,7 @@ class Lines(Paper):
             self.refresh()
             return
         pairs = itertools.zip_longest(before, self._lines)
-        self.refresh_lines({n for n, (a, b) in enumerate(pairs) if not same_text(a, b)})
+        self.redraw_lines({n for n, (a, b) in enumerate(pairs) if not same_text(a, b)})
 
     def _rebuild(self) -> None:
         width = self.scrollable_content_region.width

@@ -63,7 +63,7 @@ class Paper(ScrollView, can_focus=True):
         if self.parent is not None:
             self.parent.post_message(told)
 
-    def refresh_lines(self, lines: set[int]) -> None:
+    def redraw_lines(self, lines: set[int]) -> None:
         """Redraw lines of the content, as far as they are on screen."""
         top, height, width = self.scroll_offset.y, self.size.height, self.size.width
         regions = [Region(0, line - top, width, 1) for line in lines if top <= line < top + height]

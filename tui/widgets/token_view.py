@@ -147,7 +147,7 @@ class TokenView(Paper):
         for line in lines:
             self._strips.pop(line, None)
         rows = self._rows_per_line
-        self.refresh_lines({line * rows + row for line in lines for row in range(rows)})
+        self.redraw_lines({line * rows + row for line in lines for row in range(rows)})
 
     def fit(self, width: int) -> None:
         self._lay_out()
