@@ -214,7 +214,9 @@ def read_card(folder: Path, index: int) -> StoredCard:
             row = db.execute("SELECT data FROM blocks WHERE start = ?", (start,)).fetchone()
         columns = Columns.decode(row[0], min(BLOCK, count - start))
     except (OSError, sqlite3.Error, lzma.LZMAError, TypeError, ValueError) as error:
-        raise DictionaryMissing(f"{file} cannot be read: {error}.", "Make it again with `saescope cards`.") from None
+        raise DictionaryMissing(
+            f"{file} cannot be read: {error}.", "Delete it: cards are optional. `saescope train` makes them."
+        ) from None
     at = index - start
     maximum = float(columns.maximum[at])
     effects = [(int(i), float(v)) for i, v in zip(columns.promoted[at], columns.effect[at], strict=True)]

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from engine import default_model, paths, sets
+from engine.text import visible
 
 PACKAGES = (
     "saescope", "torch", "transformers", "transformer-lens", "sae-lens", "textual", "rich", "typer", "plotext",
@@ -59,6 +60,9 @@ def _devices() -> dict[str, Any]:
     )
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        return {"error": f"torch cannot be imported: {said[-1]}"}
     except (subprocess.SubprocessError, OSError) as error:
         return {"error": f"torch cannot be imported: {error}"}
     import json
@@ -124,7 +128,7 @@ def report(found: Mapping[str, Any]) -> str:
     lines += [f"  {name:<18} {number or 'missing'}" for name, number in found["packages"].items()]
     for section in ("devices", "terminal", "paths"):
         lines.append(f"{section}:")
-        lines += [f"  {key:<18} {value}" for key, value in found[section].items()]
+        lines += [f"  {key:<18} {visible(str(value))}" for key, value in found[section].items()]
     lines.append(f"free disk for models: {found['free_disk_gb']} GB")
     lines += [f"* {hint}" for hint in found["hints"]]
     return "\n".join(lines)

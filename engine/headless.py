@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from engine import default_model, paths, sets
-from engine.errors import BadRequest
+from engine.errors import BadRequest, SaescopeError
 from engine.job import Job
 from engine.protocol import (
     AnyRequest,
@@ -34,6 +34,9 @@ from engine.text import terminal_safe_json
 
 Report = Callable[[str, int, int], None]
 E = TypeVar("E", bound=Event)
+
+_STRONGEST = 1e30
+"""Not far beyond it float32 ends, and with it the text."""
 
 
 class Headless:
@@ -120,6 +123,8 @@ def steer(
             f"{len(chosen)} --feature and {len(strengths)} --add were given.",
             "Give one --add for each --feature.",
         )
+    if bad := [strength for strength in strengths if not abs(strength) < _STRONGEST]:
+        raise BadRequest(f"{bad[0]} is not a strength.", "Use a number such as 8 or -3.5.")
     interventions = tuple(Intervention(parse_feature(f), s) for f, s in zip(chosen, strengths, strict=True))
     headless = Headless(report)
     headless.ask(opening)
@@ -140,10 +145,13 @@ def card(opening: Open, feature: str, *, report: Report) -> FeatureCard:
 
 def places() -> dict[str, str | list[str]]:
     """Where the default model and dictionaries, settings, sessions, caches and logs lie."""
-    opening = sets.resolve(None, ())
+    try:
+        dictionaries = sets.resolve(None, ()).dictionaries
+    except SaescopeError:  # the default set is damaged or gone: all the more reason to say where the rest lies
+        dictionaries = ()
     return {
         "model": str(default_model.folder()),
-        "dictionaries": [str(folder) for folder in opening.dictionaries],
+        "dictionaries": [str(folder) for folder in dictionaries],
         "config": str(paths.config_dir()),
         "state": str(paths.state_dir()),
         "sessions": str(paths.sessions_dir()),

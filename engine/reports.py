@@ -12,16 +12,16 @@ from engine.text import visible, visible_token
 def features_text(result: FeaturesResult, per_token: bool) -> str:
     """A table of the top features, and with `per_token` the three strongest of every token."""
     first = "" if result.provenance.settings.get("first_position") == "ranked" else ", first position left out"
-    lines = [f"{len(result.tokens)} tokens, ranked by {result.rank}{first}"]
-    width = max((len(h.source) for h in result.features), default=6)
+    lines = [f"{_count(len(result.tokens), 'token')}, ranked by {result.rank}{first}"]
+    width = max((len(visible(h.source)) for h in result.features), default=6)
     lines.append(f"{'source':<{width}}  {'index':>6}  {'activation':>10}  at")
     for hit in result.features:
         where = visible_token(result.tokens[hit.position].text)
-        lines.append(f"{hit.source:<{width}}  {hit.index:>6}  {hit.activation:>10.4g}  {hit.position} {where}")
+        lines.append(f"{visible(hit.source):<{width}}  {hit.index:>6}  {hit.activation:>10.4g}  {hit.position} {where}")
     if per_token:
         lines.append("")
         for position, (token, row) in enumerate(zip(result.tokens, result.per_token, strict=True)):
-            best = "  ".join(f"{result.sites[f.site].source}:{f.index} {f.activation:.3g}" for f in row[:3])
+            best = "  ".join(f"{visible(result.sites[f.site].source)}:{f.index} {f.activation:.3g}" for f in row[:3])
             sink = " (sink)" if token.sink else ""
             lines.append(f"{position:>4} {visible_token(token.text):<16} {best}{sink}")
     return "\n".join(lines)
@@ -29,7 +29,7 @@ def features_text(result: FeaturesResult, per_token: bool) -> str:
 
 def steer_text(result: SteerResult) -> str:
     """Both texts, and where they part."""
-    added = ", ".join(f"{i.feature} {i.strength:+g}" for i in result.interventions)
+    added = ", ".join(f"{visible(str(i.feature))} {i.strength:+g}" for i in result.interventions)
     parted = "never" if result.first_divergence is None else f"at token {result.first_divergence}"
     mean = sum(result.kl) / len(result.kl) if result.kl else 0.0
     return "\n".join(
@@ -45,11 +45,13 @@ def steer_text(result: SteerResult) -> str:
 
 def card_text(card: FeatureCard) -> str:
     """Where a feature fires, with the peak of every context in brackets."""
-    lines = [str(card.ref)]
+    lines = [visible(str(card.ref))]
     if card.density is not None and card.max_activation is not None:
         lines.append(
             f"fires on {100 * card.density:.3g} % of {card.corpus_tokens:,} tokens, maximum {card.max_activation:.3g}"
         )
+    else:
+        lines.append("Its dictionary came without cards; this is what the weights alone say.")
     for context in card.contexts:
         pieces = [visible(t.text) for t in context.tokens]
         pieces[context.peak] = f"[{pieces[context.peak]}]"
@@ -65,11 +67,16 @@ def sets_text(found: Sequence[SetInfo]) -> str:
     for info in found:
         state = f"{info.model_bytes / 1e6:.0f} MB" if info.model_ready else "fetched and converted on first use, 540 MB"
         blocks.append(
-            f"{info.name}: {info.description}\n"
-            f"  model         {info.model} ({state})\n"
-            f"  dictionaries  {info.folder} ({info.dictionary_bytes / 1e6:.0f} MB): {', '.join(info.dictionaries)}"
+            f"{visible(info.name)}: {visible(info.description)}\n"
+            f"  model         {visible(info.model)} ({state})\n"
+            f"  dictionaries  {visible(info.folder)} ({info.dictionary_bytes / 1e6:.0f} MB): "
+            f"{', '.join(map(visible, info.dictionaries))}"
         )
     return "\n".join(blocks) or "No sets."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _prose(text: str) -> str:

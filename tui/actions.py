@@ -133,6 +133,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("steering.down", "down,j", "move(1)", "down", "Scroll the text down", "steering", palette=False),
 )  # fmt: skip
 
+HELP = "help.keys"
 BY_ID = {action.id: action for action in ACTIONS}
 
 
@@ -158,8 +159,8 @@ def shown_keys(keys: str) -> str:
 
 _FOOTERS: dict[Group, tuple[str, ...]] = {
     "anywhere": (),
-    "prompt": ("prompt.run", "prompt.newline", "prompt.older", "prompt.chat", "view.back"),
-    "tokens": ("tokens.right", "tokens.scope", "feature.next", "feature.mark", "feature.steer"),
+    "prompt": ("prompt.run", "view.back", "prompt.newline", "prompt.older", "prompt.chat"),
+    "tokens": ("tokens.scope", "feature.next", "feature.mark", "feature.steer"),
     "features": ("features.filter", "features.order", "tokens.scope", "feature.mark", "feature.steer"),
     "card": ("feature.next", "feature.mark", "feature.steer", "feature.copy_link"),
     "circuit": ("feature.next", "feature.mark"),

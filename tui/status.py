@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.style import Style
 from rich.text import Text
 
-from tui.actions import Action, shown_keys
+from tui.actions import HELP, Action, shown_keys
 from tui.state import State
 from tui.text import cell_len, counted, number, visible, visible_token
 from tui.widgets.bar import Bar, shortened
@@ -55,25 +55,36 @@ class Context(Bar):
         self.show(line)
 
 
+_IDLE = 27
+"""Cells for what the idle status line says at least: ready, and how fast the last run was."""
+
+
 class Status(Bar):
     """The bottom line: what happens, how far it is and how to stop it; key hints on the right."""
 
     def update(self, state: State, hints: Sequence[Action], seconds: float) -> None:
         """`seconds` is how long the work under way has taken."""
-        what = self._what(state, seconds)
-        needed = 24 if state.idle else cell_len(what.plain)
-        self.show(what, self._hints(hints, self.size.width - needed - 2))
+        width = self.size.width
+        if state.idle:
+            keys = self._hints(hints, width - _IDLE - 2)
+            self.show(self._idle(state, width - cell_len(keys.plain) - 1), keys)
+        else:
+            what = self._what(state, seconds)
+            self.show(what, self._hints(hints, width - cell_len(what.plain) - 2))
 
     def _hints(self, hints: Sequence[Action], room: int) -> Text:
-        """As many hints as fit beside what happens, which comes first; idle, they may take its figures."""
-        line = Text()
-        for action in hints:
+        """As many hints as fit beside what happens, which comes first; the key for help before all others."""
+        chosen = []
+        for action in sorted(hints, key=lambda a: a.id != HELP):
             key, label = shown_keys(action.keys.split(",")[0]), action.label
-            if len(line.plain) + len(key) + len(label) + 3 > room:
-                break
-            line.append(f" {key} ", Style(bold=True))
-            line.append(label, self.style_of("dim"))
-        line.append(" ")
+            needed = cell_len(key) + cell_len(label) + 3
+            if needed <= room:
+                chosen.append(action)
+                room -= needed
+        line = Text()
+        for action in (a for a in hints if a in chosen):
+            line.append(f" {shown_keys(action.keys.split(',')[0])} ", Style(bold=True))
+            line.append(f"{action.label} ", self.style_of("dim"))
         return line
 
     def _what(self, state: State, seconds: float) -> Text:
@@ -102,16 +113,20 @@ class Status(Bar):
             line.append(progress(task.done, task.total, seconds))
             line.append("  esc stops", self.style_of("dim"))
             return line
-        return self._idle(state)
+        return self._idle(state, self.size.width)
 
-    def _idle(self, state: State) -> Text:
+    def _idle(self, state: State, room: int) -> Text:
+        """The figures of the last run, each of them whole or not at all."""
         line = Text(" ready", self.style_of("good"))
-        dim = self.style_of("dim")
+        figures = []
         if state.result is not None:
-            line.append(f" · {len(state.result.tokens)} tok in {state.result.seconds:.2f} s", dim)
+            figures.append(f" · {len(state.result.tokens)} tok in {state.result.seconds:.2f} s")
         if state.engine.memory is not None:
             memory = state.engine.memory
-            line.append(f" · {memory.used / 1e9:.1f}/{memory.total / 1e9:.0f} GB", dim)
+            figures.append(f" · {memory.used / 1e9:.1f}/{memory.total / 1e9:.0f} GB")
+        for figure in figures:
+            if cell_len(line.plain) + cell_len(figure) < room:
+                line.append(figure, self.style_of("dim"))
         return line
 
 

@@ -27,7 +27,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """As `number`, always with its sign; zero has none."""
-    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−")
+    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−", 1)
 
 
 def percent(share: float) -> str:

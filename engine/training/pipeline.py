@@ -20,9 +20,8 @@ from engine.training.activations import ActivationStore
 from engine.training.corpus import Context, cap_sources, cut_contexts, read_documents
 from engine.training.evaluate import Figures, evaluate
 from engine.training.feature_cards import make_cards
+from engine.training.set_card import CARD, write_set_card
 from engine.training.train import TrainSettings, train_dictionary
-
-CARD = "card.json"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,10 @@ def train_set(
         f"{model.name}, {len(dictionaries)} residual-stream dictionaries",
     )
     training = {"text": composition, "tokens": sum(composition.values()), **asdict(recipe.settings)}
-    figures = measure(model, dictionaries, recipe, training, job) if recipe.held_out else {}
+    figures: dict[str, Figures] = {}
+    if recipe.held_out:
+        figures = measure(model, dictionaries, recipe, training, job)
+        write_set_card(out, [d.source for d in dictionaries])
     cards_from_text(model, dictionaries, recipe, out, job)
     return figures
 
@@ -122,6 +124,7 @@ def measure(
             "model": model.name,
             "hook": dictionary.site.hook,
             "formula": dictionary.formula,
+            "context": recipe.context,
             "training": training,
             "held_out": {**asdict(measured), "loss_recovered": measured.loss_recovered},
         }

@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 from tests.e2e.terminal import Terminal
-from tests.e2e.test_bytes import WORDS
+from tests.e2e.test_bytes import LONG
 
 ESCAPE = "\x1b"
 ACTIONS: list[tuple[str, str, str]] = [
@@ -39,7 +39,7 @@ def costs(size: tuple[int, int]) -> dict[str, int]:
         terminal.wait_for("ready")
         terminal.settle()
         found = {"first frame and ready": len(terminal.received)}
-        terminal.send("\x1b[200~" + WORDS * 20 + "\x1b[201~")
+        terminal.send("\x1b[200~" + LONG + "\x1b[201~")
         terminal.settle()
         terminal.send("\r")
         terminal.wait_for("peaks on")

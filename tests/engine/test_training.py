@@ -64,6 +64,8 @@ def test_from_text_to_a_set_that_opens(tmp_path: Path, llama_folder: Path, text:
         torch.testing.assert_close(dictionary.decoder.norm(dim=1), torch.ones(48), atol=2e-3, rtol=0)
         assert dictionary.formula.startswith("top 6 of")
     assert not list(out.glob("*.partial"))
+    page = (out / "README.md").read_text()
+    assert all(f"| {source} | `blocks.{source[0]}.hook_resid_post` | " in page for source in figures)
     headless = Headless(lambda *_: None)
     headless.ask(Open(id=1, model=str(llama_folder), dictionaries=(str(out),)))
     result = next(
