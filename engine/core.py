@@ -6,8 +6,9 @@ import time
 
 import msgspec
 
+from engine.answer import Answer, Question
 from engine.errors import BadRequest
-from engine.features import Answer, Question, Readings, read_prompt
+from engine.features import Readings, read_prompt
 from engine.generation import Sampling, generate
 from engine.job import Job
 from engine.knowledge import feature_card, hint
@@ -36,6 +37,7 @@ from engine.protocol import (
     SteerResult,
     Tokenised,
 )
+from engine.reading import plain_numbers
 from engine.steering import added_directions
 
 
@@ -139,7 +141,7 @@ class Engine:
         reading = self._readings.by_source.get(feature.source) if self._readings else None
         if reading is None:
             raise BadRequest(f"{feature.source} has not read a prompt yet.", "Run the prompt first.")
-        job.emit(RowRead(id=job.id, feature=feature, values=reading.row_values(feature.index)))
+        job.emit(RowRead(id=job.id, feature=feature, values=plain_numbers(reading.row(feature.index))))
 
     def _steer(self, request: Steer, job: Job) -> None:
         started = time.perf_counter()

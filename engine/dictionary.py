@@ -127,19 +127,18 @@ class Dictionary:
         dense = sparse.values.new_zeros(len(sparse.values), self.d_sae)
         return dense.scatter_(1, sparse.indices, sparse.values)
 
-    def feature_row(self, x: Tensor, index: int, sparse: Sparse | None = None) -> Tensor:
-        """The activation of one feature on every row of x [n, d_in], exact in float32 → [n].
+    def feature_rows(self, x: Tensor, indices: Tensor, sparse: Sparse | None = None) -> Tensor:
+        """The activations of a few features [m] on every row of x [n, d_in], exact in float32 → [m, n].
 
-        For TopK, `sparse` says on which rows the feature is among the k.
+        For TopK, `sparse` says on which rows a feature is among the k.
         """
-        pre = linear(self._input(x), self.encoder[index : index + 1])[:, 0]
-        pre = pre + self.b_enc[index]
+        pre = linear(self._input(x), self.encoder[indices]) + self.b_enc[indices]
         if self.rescale_by_decoder_norm:
-            pre = pre * self._decoder_norm[index]
+            pre = pre * self._decoder_norm[indices]
         if self.kind == "topk":
-            chosen = (sparse or self.encode_sparse(x)).indices == index
-            return pre.relu() * chosen.any(1)
-        return self._activate(pre[:, None], slice(index, index + 1))[:, 0]
+            chosen = (sparse or self.encode_sparse(x)).indices[:, :, None] == indices
+            return (pre.relu() * chosen.any(1)).T
+        return self._activate(pre, indices).T
 
     @cached_property
     def _decoder_norm(self) -> Tensor:
@@ -150,7 +149,7 @@ class Dictionary:
         top = pre.topk(min(self.k, self.d_sae), dim=1)
         return Sparse(top.values.relu(), top.indices)
 
-    def _activate(self, pre: Tensor, part: slice) -> Tensor:
+    def _activate(self, pre: Tensor, part: slice | Tensor) -> Tensor:
         if self.kind == "standard":
             return pre.relu()
         if self.kind == "jumprelu":

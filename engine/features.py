@@ -10,38 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.answer import Answer, Question, answer
 from engine.dictionary import Dictionary
 from engine.job import Job
 from engine.memory import in_smaller_pieces
 from engine.model import LanguageModel
-from engine.protocol import Hit, NextToken, Rank, SiteFigures, TokenFeature
+from engine.protocol import NextToken
 from engine.reading import Reading
 from engine.sites import Site
 
 _LOGIT_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a prompt."""
-
-    rank: Rank = "max"
-    top: int = 50
-    per_token: int = 8
-    next_tokens: int = 0
-    keep_sinks: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the pass found; activations are float32, values of `hits` are exact for the residuals that were read."""
-
-    hits: tuple[Hit, ...]
-    figures: tuple[SiteFigures, ...]
-    per_token: tuple[tuple[TokenFeature, ...], ...]
-    strength: tuple[float, ...]
-    sinks: tuple[bool, ...]
-    seconds: float
 
 
 @dataclass
@@ -50,14 +28,6 @@ class Readings:
 
     ids: tuple[int, ...]
     by_source: dict[str, Reading]
-
-
-def ranked_positions(tokens: int, keep_sinks: bool) -> Tensor:
-    """bool [tokens]: the first position is left out, unless asked for or alone."""
-    ranked = torch.ones(tokens, dtype=torch.bool)
-    if not keep_sinks and tokens > 1:
-        ranked[0] = False
-    return ranked
 
 
 def read_prompt(
@@ -90,8 +60,8 @@ def _read(
     piece: int,
 ) -> tuple[Readings, tuple[tuple[NextToken, ...], ...]]:
     started = time.perf_counter()
-    ranked = ranked_positions(len(ids), question.keep_sinks)
-    readings = {d.source: Reading(d, len(ids), question.per_token, ranked) for d in dictionaries}
+    skip = 0 if question.keep_sinks or len(ids) == 1 else 1
+    readings = {d.source: Reading(d, len(ids), question.per_token, skip) for d in dictionaries}
     by_site: defaultdict[Site, list[Reading]] = defaultdict(list)
     for dictionary in dictionaries:
         by_site[dictionary.site].append(readings[dictionary.source])
@@ -102,7 +72,7 @@ def _read(
             for reading in by_site[site]:
                 reading.add(x[0].reshape(x.shape[1], -1))
             if site == last and by_site[site][0].filled == len(ids):
-                found(_answer(list(readings.values()), question, time.perf_counter() - started))
+                found(answer(list(readings.values()), question, started))
 
         return visit
 
@@ -130,76 +100,6 @@ def _hidden_in_pieces(model: LanguageModel, batch: Tensor, piece: int, job: Job)
         job.progress("reading the prompt in pieces", start, tokens)
         parts.append(model.hidden(batch[:, start : start + piece], cache)[0])
     return torch.cat(parts)
-
-
-def _answer(readings: list[Reading], question: Question, seconds: float) -> Answer:
-    sinks = torch.stack([r.sinks().cpu() for r in readings]).any(0)
-    scales = [float(r.maximum.max()) for r in readings]
-    per_token, strength = _per_token(readings, scales)
-    return Answer(
-        hits=_hits(readings, question),
-        figures=tuple(
-            SiteFigures(
-                source=r.dictionary.source,
-                hook=r.dictionary.site.hook,
-                l0=r.l0,
-                explained_variance=r.explained_variance,
-                active=int((r.maximum > 0).sum()),
-                strongest=scale,
-            )
-            for r, scale in zip(readings, scales, strict=True)
-        ),
-        per_token=per_token,
-        strength=strength,
-        sinks=tuple(sinks.tolist()),
-        seconds=seconds,
-    )
-
-
-def _hits(readings: list[Reading], question: Question) -> tuple[Hit, ...]:
-    candidates: list[tuple[float, int, int]] = []
-    for number, reading in enumerate(readings):
-        top = reading.aggregate(question.rank).topk(min(question.top, reading.dictionary.d_sae))
-        pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        candidates += [(value, number, index) for value, index in pairs if value > 0]
-    candidates.sort(key=lambda c: (-c[0], c[1], c[2]))
-    hits = []
-    for _, number, index in candidates[: question.top]:
-        reading = readings[number]
-        row = reading.row(index)
-        counted = torch.where(reading.ranked, row, -torch.inf)
-        chosen = row[reading.ranked]
-        value = chosen.max() if question.rank == "max" else chosen.sum() if question.rank == "sum" else chosen.mean()
-        hits.append(
-            Hit(
-                source=reading.dictionary.source,
-                index=index,
-                activation=float(value),
-                position=int(counted.argmax()),
-                values=reading.row_values(index),
-            )
-        )
-    hits.sort(key=lambda hit: -hit.activation)
-    return tuple(hits)
-
-
-def _per_token(
-    readings: list[Reading], scales: list[float]
-) -> tuple[tuple[tuple[TokenFeature, ...], ...], tuple[float, ...]]:
-    values = [r.top_values.tolist() for r in readings]
-    indices = [r.top_indices.tolist() for r in readings]
-    rows, strength = [], []
-    for token in range(len(values[0])):
-        found = [
-            TokenFeature(site, index, value)
-            for site in range(len(readings))
-            for value, index in zip(values[site][token], indices[site][token], strict=True)
-            if value > 0
-        ]
-        found.sort(key=lambda f: -f.activation)
-        rows.append(tuple(found))
-        strength.append(max((f.activation / scales[f.site] for f in found if scales[f.site]), default=0.0))
-    return tuple(rows), tuple(strength)
 
 
 def _next_tokens(model: LanguageModel, hidden: Tensor, keep: int, job: Job) -> tuple[tuple[NextToken, ...], ...]:

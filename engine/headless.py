@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -163,7 +165,11 @@ def places() -> dict[str, str | list[str]]:
 
 def to_json(value: Any) -> str:
     """JSON that is safe to print: nothing in it acts on a terminal."""
-    return terminal_safe_json(msgspec.json.encode(value).decode())
+    try:
+        encoded = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a path that is not UTF-8
+        encoded = json.dumps(msgspec.to_builtins(value))
+    return terminal_safe_json(encoded)
 
 
 def features_json(result: FeaturesResult, per_token: bool) -> str:
@@ -218,6 +224,10 @@ def train_set(
         if isinstance(event, Progress):
             report(event.text, event.done, event.total)
 
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise BadRequest(f"{name!r} is not a name for a set.", "Use letters, digits, dots and hyphens.")
+    if k > latents:
+        raise BadRequest(f"Of {latents} features {k} cannot be active.", "Give a smaller --k or more --latents.")
     job = Job(0, emit)
     recipe = Recipe(
         layers=_layers(layers),
@@ -241,10 +251,10 @@ def train_set(
 
 
 def _layers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise BadRequest(f"{text!r} is not a list of layers.", "Write them like 4,9,14.") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BadRequest(f"{text!r} is not a list of layers.", "Write them like 4,9,14.")
+    return tuple(sorted(set(map(int, parts))))
 
 
 def _caps(given: Sequence[str]) -> dict[str, int]:

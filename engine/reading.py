@@ -24,13 +24,16 @@ class Reading:
         dictionary: what reads the site.
         tokens: how many rows will come.
         keep: per token, how many of its strongest features to keep.
-        ranked: bool [tokens], the positions that count for rankings and figures.
+        skip: how many leading positions count neither for rankings nor for figures.
+
+    Everything stays on the dictionary's device; nothing here waits for a GPU.
     """
 
-    def __init__(self, dictionary: Dictionary, tokens: int, keep: int, ranked: Tensor) -> None:
+    def __init__(self, dictionary: Dictionary, tokens: int, keep: int, skip: int) -> None:
         device = dictionary.encoder.device
         self.dictionary = dictionary
-        self.ranked = ranked.to(device)
+        self.skip = skip
+        self.counted = tokens - skip
         self.filled = 0
         self._keep = min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae)
         self._x: list[Tensor] = []
@@ -51,39 +54,39 @@ class Reading:
 
     def _add_block(self, x: Tensor) -> None:
         place = slice(self.filled, self.filled + len(x))
-        counts = self.ranked[place]
+        first = max(0, self.skip - self.filled)
         if self.dictionary.kind == "topk":
-            self._add_sparse(x, place, counts)
+            self._add_sparse(x, place, first)
         else:
-            self._add_dense(x, place, counts)
+            self._add_dense(x, place, first)
         self.filled += len(x)
 
-    def _add_sparse(self, x: Tensor, place: slice, counts: Tensor) -> None:
+    def _add_sparse(self, x: Tensor, place: slice, first: int) -> None:
         sparse = self.dictionary.encode_sparse(x, screen=True)
         self._sparse.append(sparse)
         self.top_values[place] = sparse.values[:, : self._keep]
         self.top_indices[place] = sparse.indices[:, : self._keep]
-        values, indices = sparse.values[counts].flatten(), sparse.indices[counts].flatten()
+        values, indices = sparse.values[first:].flatten(), sparse.indices[first:].flatten()
         self.maximum.scatter_reduce_(0, indices, values, "amax")
         self.total.scatter_add_(0, indices, values)
         self._active += (values > 0).sum()
         if not self.dictionary.is_transcoder:
-            self._add_error(x, self.dictionary.decode_sparse(sparse, x), counts)
+            self._add_error(x, self.dictionary.decode_sparse(sparse, x), first)
 
-    def _add_dense(self, x: Tensor, place: slice, counts: Tensor) -> None:
+    def _add_dense(self, x: Tensor, place: slice, first: int) -> None:
         dense = self.dictionary.encode(x, screen=True)
         top = dense.topk(self._keep, dim=1)
         self.top_values[place], self.top_indices[place] = top.values, top.indices
-        ranked = dense[counts]
-        if len(ranked):
-            self.maximum = torch.maximum(self.maximum, ranked.amax(0))
-            self.total += ranked.sum(0)
-            self._active += (ranked > 0).sum()
+        counted = dense[first:]
+        if len(counted):
+            self.maximum = torch.maximum(self.maximum, counted.amax(0))
+            self.total += counted.sum(0)
+            self._active += (counted > 0).sum()
         if not self.dictionary.is_transcoder:
-            self._add_error(x, self.dictionary.decode(dense, x), counts)
+            self._add_error(x, self.dictionary.decode(dense, x), first)
 
-    def _add_error(self, x: Tensor, reconstruction: Tensor, counts: Tensor) -> None:
-        self._squared_error += (x.float() - reconstruction)[counts].square().sum()
+    def _add_error(self, x: Tensor, reconstruction: Tensor, first: int) -> None:
+        self._squared_error += (x.float() - reconstruction)[first:].square().sum()
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -107,15 +110,15 @@ class Reading:
         """[d_sae]: maximum, sum or mean of every feature over the ranked positions."""
         if rank == "max":
             return self.maximum
-        return self.total if rank == "sum" else self.total / self.ranked.sum().clamp(min=1)
+        return self.total if rank == "sum" else self.total / max(self.counted, 1)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """A few features [m] on every token, rescored in float32 → [m, tokens]."""
+        return self.dictionary.feature_rows(self.x, indices, self.sparse)
 
     def row(self, index: int) -> Tensor:
-        """One feature on every token, rescored in float32 → [tokens]."""
-        return self.dictionary.feature_row(self.x, index, self.sparse)
-
-    def row_values(self, index: int) -> tuple[float, ...]:
-        """As `row`, in plain numbers of six digits: float32 has no more to say."""
-        return tuple(float(f"{value:.6g}") for value in self.row(index).tolist())
+        """One feature on every token → [tokens]."""
+        return self.rows(torch.tensor([index], device=self.maximum.device))[0]
 
     def sinks(self) -> Tensor:
         """bool [tokens]: tokens whose norm is over four times the median."""
@@ -124,14 +127,21 @@ class Reading:
         sinks: Tensor = norms > SINK_FACTOR * body.median()
         return sinks
 
-    @property
-    def l0(self) -> float:
-        return float(self._active / self.ranked.sum().clamp(min=1))
+    def l0(self) -> Tensor:
+        """Features active per counted token."""
+        return self._active / max(self.counted, 1)
 
     @property
-    def explained_variance(self) -> float | None:
-        """1 − Σ‖x−x̂‖² / Σ‖x−mean x‖² over the ranked positions."""
-        x = self.x.float()[self.ranked]
-        if self.dictionary.is_transcoder or len(x) < 2:
-            return None
-        return float(1 - self._squared_error / (x - x.mean(0)).square().sum())
+    def has_error(self) -> bool:
+        """Whether there is a reconstruction to compare with: not for a transcoder, nor for a single token."""
+        return not self.dictionary.is_transcoder and self.counted > 1
+
+    def explained_variance(self) -> Tensor:
+        """1 − Σ‖x−x̂‖² / Σ‖x−mean x‖² over the counted positions."""
+        x = self.x[self.skip :].float()
+        return 1 - self._squared_error / (x - x.mean(0)).square().sum()
+
+
+def plain_numbers(row: Tensor) -> tuple[float, ...]:
+    """A row as numbers of six digits: float32 has no more to say."""
+    return tuple(float(f"{value:.6g}") for value in row.tolist())

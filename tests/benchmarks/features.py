@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from engine import default_model, sets
-from engine.features import Answer, Question, read_prompt
+from engine.answer import Answer, Question
+from engine.features import read_prompt
 from engine.job import Job
 from engine.loading import open_model, quiet_libraries
 from engine.saelens_folder import read_dictionary

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from engine.answer import Answer, Question
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
-from engine.features import Answer, Question, read_prompt
+from engine.features import read_prompt
 from engine.headless import Headless
 from engine.job import Job
 from engine.loading import open_model

@@ -56,12 +56,12 @@ def test_encode_and_decode_equal_saelens(tmp_path: Path, architecture: str, sett
 
 
 @pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
-def test_one_feature_is_a_column_of_encode(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
+def test_a_few_features_are_columns_of_encode(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
     ours = read_dictionary(tiny.save_dictionary(tmp_path / "d", architecture, **settings))
     x = _inputs()
     activations = ours.encode(x)
-    for index in (0, int(activations.amax(0).argmax()), tiny.D_SAE - 1):
-        torch.testing.assert_close(ours.feature_row(x, index), activations[:, index], rtol=1e-5, atol=1e-5)
+    some = torch.tensor([0, int(activations.amax(0).argmax()), tiny.D_SAE - 1])
+    torch.testing.assert_close(ours.feature_rows(x, some), activations[:, some].T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rescale", [False, True])

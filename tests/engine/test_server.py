@@ -40,9 +40,9 @@ from tests.conftest import ROOT
 class Talk:
     """One engine process and both ends of its pipes."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,8 +76,8 @@ class Talk:
 
 
 @contextmanager
-def talking(module: str = "engine.fake") -> Iterator[Talk]:
-    talk = Talk(module)
+def talking(*arguments: str) -> Iterator[Talk]:
+    talk = Talk(*arguments)
     try:
         yield talk
     finally:
@@ -90,7 +90,7 @@ def talking(module: str = "engine.fake") -> Iterator[Talk]:
 
 @pytest.fixture
 def talk() -> Iterator[Talk]:
-    with talking() as talk:
+    with talking("-m", "engine.fake") as talk:
         assert isinstance(talk.next(), Hello)
         talk.send(Open(id=1))
         talk.until(Done)
@@ -99,7 +99,7 @@ def talk() -> Iterator[Talk]:
 
 def test_hello_comes_before_torch() -> None:
     """The real engine answers before its libraries are read from disk."""
-    with talking("engine") as talk:
+    with talking("-m", "engine") as talk:
         event = talk.next()
         assert isinstance(event, Hello)
         assert event.pid == talk.process.pid
@@ -168,45 +168,34 @@ def test_it_ends_when_its_input_ends(talk: Talk) -> None:
     assert talk.process.wait(timeout=2) == 0
 
 
+def _serving(body: str) -> str:
+    """A program that serves an engine whose `handle` has this body."""
+    return f"""
+import engine.server as server, os, sys
+from engine.fake import FakeEngine
+class Engine(FakeEngine):
+    def handle(self, request, job):
+        {body}
+out = server.protect_stdout()
+server.Server(Engine(), sys.stdin.buffer, out).serve()"""
+
+
 def test_what_libraries_print_stays_out_of_the_protocol() -> None:
-    code = (
-        "import engine.server as s, sys, os\n"
-        "from engine.fake import FakeEngine\n"
-        "class Loud(FakeEngine):\n"
-        "    def handle(self, request, job):\n"
-        "        print('hello from a library'); os.write(1, b'and from C\\n'); sys.stdout.flush()\n"
-        "        super().handle(request, job)\n"
-        "out = s.protect_stdout()\n"
-        "s.Server(Loud(), sys.stdin.buffer, out).serve()\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], input=to_line(Open(id=1)), capture_output=True, timeout=20, cwd=ROOT, check=False
-    )
-    for line in process.stdout.splitlines():
-        event_from_line(line)
-    assert b"hello from a library" in process.stderr
-    assert b"and from C" in process.stderr
+    noise = "print('hello from a library', flush=True); os.write(1, b'and from C'); super().handle(request, job)"
+    with talking("-c", _serving(noise)) as talk:
+        talk.send(Open(id=1))
+        talk.until(Done, 1)  # every line read so far was an event
+        talk.pipes[0].close()
+        assert talk.process.stderr is not None
+        said = talk.process.stderr.read()
+    assert b"hello from a library" in said
+    assert b"and from C" in said
 
 
 def test_an_internal_error_is_an_answer_with_the_story() -> None:
-    code = (
-        "import engine.server as s, sys, time\n"
-        "from engine.fake import FakeEngine\n"
-        "class Broken(FakeEngine):\n"
-        "    def handle(self, request, job): raise ZeroDivisionError('oops')\n"
-        "out = s.protect_stdout()\n"
-        "s.Server(Broken(), sys.stdin.buffer, out).serve()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(to_line(Open(id=1)))
-        process.stdin.flush()
-        process.stdout.readline()
-        event = event_from_line(process.stdout.readline())
-        process.stdin.close()
+    with talking("-c", _serving("raise ZeroDivisionError('oops')")) as talk:
+        talk.send(Open(id=1))
+        event = talk.until(Failed)[-1]
     assert isinstance(event, Failed)
     assert event.error.kind == "internal"
     assert "oops" in event.error.message
@@ -214,7 +203,7 @@ def test_an_internal_error_is_an_answer_with_the_story() -> None:
 
 
 def test_the_real_engine_over_pipes(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
-    with talking("engine") as talk:
+    with talking("-m", "engine") as talk:
         talk.send(Open(id=1, model=str(llama_folder), dictionaries=tuple(map(str, dictionary_folders)), device="cpu"))
         opened = next(e for e in talk.until(Done, 1) if isinstance(e, Opened))
         assert [d.source for d in opened.dictionaries] == ["1-res-tiny", "2-res-tiny"]

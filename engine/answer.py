@@ -1,0 +1,157 @@
+"""What the readings of a prompt add up to: the strongest features of the prompt and of every token, and figures.
+
+Everything wanted is gathered on the device first and comes to the CPU in one transfer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.protocol import Hit, Rank, SiteFigures, TokenFeature
+from engine.reading import Reading, plain_numbers
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a prompt."""
+
+    rank: Rank = "max"
+    top: int = 50
+    per_token: int = 8
+    next_tokens: int = 0
+    keep_sinks: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the pass found; activations are float32, values of `hits` are exact for the residuals that were read."""
+
+    hits: tuple[Hit, ...]
+    figures: tuple[SiteFigures, ...]
+    per_token: tuple[tuple[TokenFeature, ...], ...]
+    strength: tuple[float, ...]
+    sinks: tuple[bool, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is taken from one reading; tensors on the CPU after `_bring_back`."""
+
+    candidates: Tensor
+    """[m] the features whose aggregate is largest."""
+    aggregates: Tensor
+    rows: Tensor
+    """[m, tokens], float32."""
+    top_values: Tensor
+    top_indices: Tensor
+    sinks: Tensor
+    active: Tensor
+    scale: Tensor
+    l0: Tensor
+    explained_variance: Tensor
+
+    @classmethod
+    def gather(cls, reading: Reading, question: Question) -> _Found:
+        top = reading.aggregate(question.rank).topk(min(question.top, reading.dictionary.d_sae))
+        return cls(
+            candidates=top.indices,
+            aggregates=top.values,
+            rows=reading.rows(top.indices),
+            top_values=reading.top_values,
+            top_indices=reading.top_indices,
+            sinks=reading.sinks(),
+            active=(reading.maximum > 0).sum(),
+            scale=reading.maximum.max(),
+            l0=reading.l0(),
+            explained_variance=reading.explained_variance() if reading.has_error else reading.l0(),
+        )
+
+
+def answer(readings: Sequence[Reading], question: Question, started: float) -> Answer:
+    """The answer to a question; `started` is when the reading began, on the performance counter."""
+    found = _bring_back([_Found.gather(reading, question) for reading in readings])
+    per_token, strength = _per_token(found)
+    hits = _hits(readings, found, question)
+    return Answer(
+        hits=hits,
+        figures=tuple(
+            SiteFigures(
+                source=r.dictionary.source,
+                hook=r.dictionary.site.hook,
+                l0=float(f.l0),
+                explained_variance=float(f.explained_variance) if r.has_error else None,
+                active=int(f.active),
+                strongest=float(f.scale),
+            )
+            for r, f in zip(readings, found, strict=True)
+        ),
+        per_token=per_token,
+        strength=strength,
+        sinks=tuple(torch.stack([f.sinks for f in found]).any(0).tolist()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _bring_back(found: list[_Found]) -> list[_Found]:
+    """The same on the CPU: one transfer of one tensor, since every single one would wait for the GPU."""
+    tensors = [tensor for one in found for tensor in vars(one).values()]
+    if tensors[0].device.type == "cpu":
+        return found
+    flat = torch.cat([t.flatten().double() for t in tensors]).cpu()  # float64 holds float32 and any index exactly
+    pieces = iter(torch.split(flat, [t.numel() for t in tensors]))
+    return [_Found(**{k: next(pieces).reshape(t.shape).to(t.dtype) for k, t in vars(one).items()}) for one in found]
+
+
+def _hits(readings: Sequence[Reading], found: list[_Found], question: Question) -> tuple[Hit, ...]:
+    ranked = sorted(
+        (
+            (value, site, place)
+            for site, one in enumerate(found)
+            for place, value in enumerate(one.aggregates.tolist())
+            if value > 0
+        ),
+        key=lambda entry: (-entry[0], entry[1], entry[2]),
+    )
+    hits = []
+    for _, site, place in ranked[: question.top]:
+        row, skip = found[site].rows[place], readings[site].skip
+        hits.append(
+            Hit(
+                source=readings[site].dictionary.source,
+                index=int(found[site].candidates[place]),
+                activation=_aggregate(row[skip:], question.rank),
+                position=skip + int(row[skip:].argmax()),
+                values=plain_numbers(row),
+            )
+        )
+    hits.sort(key=lambda hit: -hit.activation)
+    return tuple(hits)
+
+
+def _aggregate(row: Tensor, rank: Rank) -> float:
+    value = row.max() if rank == "max" else row.sum() if rank == "sum" else row.mean()
+    return float(value)
+
+
+def _per_token(found: list[_Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...], tuple[float, ...]]:
+    values = [one.top_values.tolist() for one in found]
+    indices = [one.top_indices.tolist() for one in found]
+    scales = [float(one.scale) for one in found]
+    rows, strength = [], []
+    for token in range(len(values[0])):
+        features = [
+            TokenFeature(site, index, value)
+            for site in range(len(found))
+            for value, index in zip(values[site][token], indices[site][token], strict=True)
+            if value > 0
+        ]
+        features.sort(key=lambda f: -f.activation)
+        rows.append(tuple(features))
+        strength.append(max((f.activation / scales[f.site] for f in features if scales[f.site]), default=0.0))
+    return tuple(rows), tuple(strength)
