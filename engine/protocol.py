@@ -306,7 +306,7 @@ def request_from_line(line: bytes) -> AnyRequest:
     """
     try:
         return _requests.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The request cannot be read: {error}") from None
 
 

@@ -33,6 +33,8 @@ def export_quicklist(session: Session, name: str | None = None) -> Exported:
             "Only dictionaries with a neuronpedia_id in their cfg.json have pages.",
         )
     left_out = len(session.marks) - len(known)
-    notes = (f"{left_out} marked features of {', '.join(without)} have no Neuronpedia page.",) if left_out else ()
+    notes = (
+        (f"Left out, for want of a Neuronpedia page: {left_out} marked of {', '.join(without)}.",) if left_out else ()
+    )
     title = name or session.title or "saescope features"
     return Exported(tuple(quicklist_urls(title, known)), notes)

@@ -17,6 +17,7 @@ class History:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file or paths.state_dir() / "history.jsonl"
         self._texts = self._read()
+        self._typed = ""
 
     def _read(self) -> list[str]:
         try:
@@ -45,7 +46,9 @@ class History:
 
     def recall(self, place: int, step: int, current: str) -> tuple[str, int]:
         """The text `step` away from `place`, counted back from the newest (1); 0 is what was being typed."""
+        if place == 0:
+            self._typed = current
         target = max(0, min(place - step, len(self._texts)))
         if target == place:
             return current, place
-        return (self._texts[-target], target) if target else ("", 0)
+        return (self._texts[-target] if target else self._typed), target

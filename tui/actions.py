@@ -102,7 +102,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("prompt.chat", "ctrl+t", "chat", "chat", "Wrap the prompt in the model's chat template, or not"),
     Action("session.resume", "U", "resume", "resume", "Open the last session that was not closed in good order"),
     Action("session.export", "x", "export", "quicklist", "Show the Neuronpedia quicklist of the marked features"),
-    Action("help.log", "L", "log", "log", "What happened in this session"),
+    Action("help.log", "E", "log", "log", "What happened in this session"),
     Action("help.error", "e", "explain", "details", "The long story of the last error"),
     Action("help.keys", "?", "help", "help", "Keys, with those of the focused pane first"),
     Action("help.palette", ":", "app.command_palette", "command", "Find any action by name (also ctrl+p)", palette=False),

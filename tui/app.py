@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import msgspec
@@ -20,6 +20,7 @@ from engine.protocol import (
     Count,
     Done,
     Failed,
+    FeatureRef,
     Hello,
     Intervention,
     Open,
@@ -40,7 +41,7 @@ from tui.commands import ActionProvider
 from tui.messages import EngineSpoke, PromptSubmitted
 from tui.recorder import Recorder
 from tui.screens.inspect import InspectScreen
-from tui.state import Notice, State
+from tui.state import Notice, State, Task
 from tui.styles import STYLE_SHEETS
 from tui.wants import Wants
 
@@ -238,8 +239,7 @@ class SaescopeApp(App[None], Clipboard):
             self.run_prompt(self.state.result.prompt)
 
     def stop_tasks(self) -> None:
-        for task in self.state.tasks:
-            self._send(Cancel(id=self._next_id(), target=task.id))
+        self._cancel(self.state.tasks)
         self.change(reducer.stopped)
         self.say("Stopped.")
 
@@ -265,7 +265,17 @@ class SaescopeApp(App[None], Clipboard):
         self.change(reducer.toggle_chat)
         self._count_now()
 
+    def _cancel(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            self._send(Cancel(id=self._next_id(), target=task.id))
+
     # --- steering -----------------------------------------------------------------------------------------------
+
+    def steer_with(self, feature: FeatureRef) -> None:
+        """Take a feature into steering; text still being generated for another one is of no use any more."""
+        if feature != self.state.steering.feature:
+            self._cancel(t for t in self.state.tasks if t.kind == "steer")
+            self.change(lambda s: reducer.steer_with(s, feature))
 
     def steer_at(self, strength: float) -> None:
         """Move the control; text is generated once it rests."""

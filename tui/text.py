@@ -31,7 +31,7 @@ def signed(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage of two or three digits: 31 %, 3.1 %, .31 %."""
+    """A share as a percentage: 31.4 %, 3.14 %, .314 %."""
     return f"{number(100 * share)} %"
 
 

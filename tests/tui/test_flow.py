@@ -289,7 +289,7 @@ async def test_history_goes_back_and_forth() -> None:
         await user.press("up")
         assert user.state.draft == "first prompt"
         await user.press("down", "down")
-        assert user.state.draft == ""
+        assert user.state.draft == "draft"
 
 
 async def test_several_lines_and_odd_keys_in_the_prompt() -> None:
@@ -312,7 +312,7 @@ async def test_zoom_help_log_and_palette() -> None:
         await user.press("question_mark")
         assert isinstance(user.app.screen, HelpPage)
         assert user.lines()[1].strip() == "3 Features"
-        await user.press("escape", "L")
+        await user.press("escape", "E")
         assert isinstance(user.app.screen, LogPage)
         assert "8 tokens" in user.text
         await user.press("escape", "colon")
@@ -331,7 +331,7 @@ async def test_the_quicklist_of_the_marks() -> None:
         await user.press("x")
         assert isinstance(user.app.screen, TextPage)
         assert "https://neuronpedia.org/quick-list/?name=" in user.text
-        assert "4-res-fk have no Neuronpedia page" in user.text
+        assert "for want of a Neuronpedia page" in user.text
 
 
 async def test_copying_names_what_was_sent() -> None:

@@ -93,7 +93,7 @@ async def test_every_pane_survives_every_string(size: tuple[int, int]) -> None:
             _harmless(user)
         await user.press("b", "t")
         _harmless(user)
-        for key in ("question_mark", "L"):
+        for key in ("question_mark", "E"):
             await user.press(key)
             _harmless(user)
             await user.press("escape")

@@ -239,7 +239,7 @@ class InspectScreen(Screen[None]):
             self.saescope.say("No feature is selected.", "Choose one in the list, then press s.", "warning")
             return
         feature = state.feature
-        self.saescope.change(lambda s: reducer.steer_with(s, feature))
+        self.saescope.steer_with(feature)
         self.go_to("steering")
 
     def action_chat(self) -> None:
