@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +12,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from engine.errors import Cancelled, SaescopeError
+from engine.errors import BadRequest, Cancelled, SaescopeError
+from engine.text import visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,13 +47,23 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except SaescopeError as error:
-            typer.echo(f"saescope: {' '.join(str(error).split())}", err=True)
+            _say(str(error))
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has seen enough
+                raise
+            _say(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror or error}.")
+            raise typer.Exit(1) from None
         except (Cancelled, KeyboardInterrupt):
-            typer.echo("saescope: stopped.", err=True)
+            _say("stopped.")
             raise typer.Exit(1) from None
 
     return wrapped
+
+
+def _say(text: str) -> None:
+    """One line on standard error; names in it may come from a model's files, and a terminal would obey them."""
+    typer.echo(f"saescope: {visible(' '.join(text.split()))}", err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,6 +94,8 @@ def open_inspector(
     from engine.protocol import Open
     from tui.launch import launch
 
+    if name and model:
+        raise BadRequest(f"Both the set {name!r} and --model {model} were given.", "Give one of them.")
     request = Open(
         id=0,
         model=name or model,
@@ -141,7 +156,7 @@ def steer(
     feature: Annotated[list[str], typer.Option(help="SOURCE:INDEX; may be repeated, each with an --add.")],
     add: Annotated[list[float], typer.Option(help="Strength: how much of the decoder row is added.")],
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the random numbers both arms share.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers both arms share.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens up to this mass.")] = 1.0,
     chat: Chat = False,
@@ -199,7 +214,6 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Print a session's marked features as Neuronpedia quicklist addresses."""
-    from engine.errors import BadRequest
     from engine.headless import to_json
     from sessions.export import export_quicklist
     from sessions.store import read_session
@@ -208,7 +222,7 @@ def export(
         raise BadRequest(f"{to!r} is not a format.", "Use --to quicklist.")
     exported = export_quicklist(read_session(file), name)
     for line in exported.notes:
-        typer.echo(f"saescope: {line}", err=True)
+        _say(line)
     _print(to_json(exported), "\n".join(exported.urls), json)
 
 
@@ -219,7 +233,8 @@ def locate(json: AsJson = False) -> None:
     from engine import headless
 
     places = headless.places()
-    lines = [f"{key:<13} {v}" for key, value in places.items() for v in (value if isinstance(value, list) else [value])]
+    pairs = [(key, v) for key, value in places.items() for v in (value if isinstance(value, list) else [value])]
+    lines = [f"{key:<13} {visible(v)}" for key, v in pairs]
     _print(headless.to_json(places), "\n".join(lines), json)
 
 
@@ -250,10 +265,10 @@ def train(
     cap: Annotated[
         list[str] | None, typer.Option(help="SOURCE=TOKENS, at most so many tokens; * for the others.")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="At most so many tokens of text.")] = None,
-    samples: Annotated[int, typer.Option(help="Activations seen per dictionary.")] = 8_000_000,
-    latents: Annotated[int, typer.Option(help="Features per dictionary.")] = 4096,
-    k: Annotated[int, typer.Option(help="Features active per token.")] = 32,
+    tokens: Annotated[int | None, typer.Option(min=1, help="At most so many tokens of text.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Activations seen per dictionary.")] = 8_000_000,
+    latents: Annotated[int, typer.Option(min=1, help="Features per dictionary.")] = 4096,
+    k: Annotated[int, typer.Option(min=1, help="Features active per token.")] = 32,
     seed: int = 0,
     work: Annotated[Path | None, typer.Option(help="Where activations are kept; the cache otherwise.")] = None,
     model: Annotated[
@@ -285,7 +300,11 @@ def _bos(rule: str) -> Any:
 
 
 def _prompt(given: str) -> str:
-    return sys.stdin.read() if given == "-" else given
+    if given != "-":
+        return given
+    if sys.stdin is None:
+        raise BadRequest("Standard input is closed.", "Give the prompt as an argument.")
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")  # exact, line endings too
 
 
 def _print(as_json: str, as_text: str, json: bool) -> None:
@@ -297,10 +316,12 @@ def _report(text: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         share = f" {100 * done // total:3d} %" if total else ""
         bar = f" [{'━' * (20 * done // total):<20}]" if total else ""
-        typer.echo(f"\r\x1b[2K{text}{bar}{share}" if text else "\r\x1b[2K", nl=False, err=True)
+        typer.echo(f"\r\x1b[2K{visible(text)}{bar}{share}" if text else "\r\x1b[2K", nl=False, err=True)
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our glyphs is no reason to stop
     app()
 
 

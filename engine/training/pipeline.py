@@ -41,7 +41,9 @@ class Recipe:
     tokens: int | None = None
     context: int = 256
     held_out_context: int = 128
-    loss_tokens: int = 40_000
+    measured_tokens: int = 400_000
+    """At most so many held-out tokens, taken evenly from all of them, for the variance; losses cost a pass each."""
+    loss_tokens: int = 20_000
     rows: int = 16
     settings: TrainSettings = field(default_factory=TrainSettings)
 
@@ -106,13 +108,9 @@ def measure(
     model: LanguageModel, dictionaries: list[Dictionary], recipe: Recipe, training: dict[str, Any], job: Job
 ) -> dict[str, Figures]:
     """Figures on the held-out text, written as `card.json` beside each dictionary's weights."""
-    held_out = cut_contexts(read_documents(recipe.held_out), model.tokenizer, recipe.held_out_context, job=job)
-    short = cut_contexts(
-        read_documents(recipe.held_out),
-        model.tokenizer,
-        recipe.held_out_context,
-        limit=recipe.loss_tokens,
-        job=job,
+    held_out, short = (
+        cut_contexts(read_documents(recipe.held_out), model.tokenizer, recipe.held_out_context, limit=limit, job=job)
+        for limit in (recipe.measured_tokens, recipe.loss_tokens)
     )
     for dictionary in dictionaries:
         dictionary.to(model.device, model.dtype)
