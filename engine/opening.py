@@ -79,9 +79,10 @@ class OpenSet:
         limit = self.model.context
         if len(ids) + more > limit:
             extra = f" and {more} to generate" if more else ""
+            over = len(ids) + more - limit
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens{extra}; the model reads {limit}.",
-                f"Shorten it by {len(ids) + more - limit} tokens.",
+                f"Shorten it by {over} tokens{', or generate fewer' if more else ''}.",
             )
         return ids
 

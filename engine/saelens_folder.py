@@ -6,7 +6,6 @@ head index, an unknown hook.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, DictionaryMissing
 from engine.hashes import sha256_of
+from engine.jsonfile import read_object
+from engine.sets import CONFIG
 from engine.sites import Site, parse_hook
 from engine.text import visible
 
 WEIGHTS = "sae_weights.safetensors"
-CONFIG = "cfg.json"
 
 _KINDS = {
     "standard": "standard",
@@ -61,7 +61,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise DictionaryMissing(f"{folder} has no {name}.", "Give a folder written by SAELens (save_model).")
     try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        raw = read_object(folder / CONFIG)
     except ValueError as error:
         raise DictionaryMissing(
             f"{folder / CONFIG} is not valid JSON ({error}).", "Save the dictionary again."

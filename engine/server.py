@@ -31,6 +31,7 @@ from engine.protocol import (
     request_from_line,
     to_line,
 )
+from engine.quiet import quiet_libraries
 
 
 class Answers(Protocol):
@@ -165,6 +166,7 @@ def protect_stdout() -> BinaryIO:
 
 def main() -> None:
     """`python -m engine`: serve the real engine on the standard streams."""
+    quiet_libraries()
     faulthandler.enable()
     outgoing = protect_stdout()
     from engine.lazy import LazyEngine

@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 
 from engine import default_model, paths
-from engine.errors import BadRequest, DictionaryMissing
-from engine.saelens_folder import CONFIG
+from engine.errors import BadRequest, DictionaryMissing, ModelMissing
 
 DEFAULT_MODEL = "default"
 DEFAULT_SET = "smollm2"
+CONFIG = "cfg.json"
+"""The file by which a folder is known to hold a dictionary."""
 
 
 class SetFile(msgspec.Struct):
@@ -84,7 +85,8 @@ def resolve(model: str | None, dictionaries: tuple[str, ...]) -> Opening:
     """What a set name, a model folder and dictionary folders mean together.
 
     Raises:
-        BadRequest: a model without dictionaries.
+        BadRequest: a model without dictionaries, or a name that is no set.
+        ModelMissing: a path where there is no folder.
         DictionaryMissing: a folder that holds none.
     """
     if model is None and not dictionaries:
@@ -92,14 +94,19 @@ def resolve(model: str | None, dictionaries: tuple[str, ...]) -> Opening:
     if model is not None and not dictionaries:
         named = {info.name: info for info in all_sets()}
         if (info := named.get(model)) is None:
-            if Path(model).expanduser().is_dir():
+            if model and Path(model).expanduser().is_dir():
                 raise BadRequest(f"Which dictionaries for {model}?", "Add --dictionary DIR, once for each.")
-            raise BadRequest(f"There is no set called {model!r}.", f"Sets here: {', '.join(named) or 'none'}.")
+            sets = f"Sets here: {', '.join(named) or 'none'}."
+            if "/" in model:
+                raise ModelMissing(f"There is no folder {model}.", f"Give a local Hugging Face model folder. {sets}")
+            raise BadRequest(f"There is no set called {model!r}.", sets)
         content = msgspec.json.decode((Path(info.folder) / "set.json").read_bytes(), type=SetFile)
         return Opening(
             None if content.model == DEFAULT_MODEL else Path(content.model),
             tuple(Path(info.folder) / name for name in content.dictionaries),
         )
+    if model is not None and not Path(model).expanduser().is_dir() and "/" not in model:
+        raise BadRequest(f"With --dictionary, --model is a folder; there is none called {model!r}.", "Give its path.")
     folders = tuple(folder for given in dictionaries for folder in _expand(Path(given).expanduser()))
     return Opening(Path(model).expanduser() if model else None, folders)
 

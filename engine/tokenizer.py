@@ -10,9 +10,10 @@ import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import BadRequest, ModelMissing
+from engine.jsonfile import read_object
 from engine.protocol import Token
 from engine.text import bytes_glyph, has_lone_surrogate
 
@@ -42,14 +43,19 @@ class TextTokenizer:
                 "Save a fast tokenizer there: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER).",
             )
         self.folder = folder
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
-        spec = json.loads(file.read_text(encoding="utf-8"))
+        config = folder / "tokenizer_config.json"
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+            spec = read_object(file)
+            self._config = read_object(config) if config.is_file() else {}
+        except Exception as error:  # the library raises Exception itself
+            raise ModelMissing(
+                f"The tokenizer in {folder} cannot be read ({error}).", "Save it again with save_pretrained()."
+            ) from None
         self._byte_level = '"ByteLevel"' in json.dumps(spec.get("decoder") or {})
         self._alphabet = _byte_level_alphabet()
         self._added: dict[int, str] = {t["id"]: t["content"] for t in spec.get("added_tokens") or []}
         self._special: frozenset[int] = frozenset(t["id"] for t in spec.get("added_tokens") or [] if t["special"])
-        config = folder / "tokenizer_config.json"
-        self._config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
 
     @cached_property
     def bos_id(self) -> int | None:

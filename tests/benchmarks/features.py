@@ -21,7 +21,8 @@ from engine import default_model, sets
 from engine.answer import Answer, Question
 from engine.features import read_prompt
 from engine.job import Job
-from engine.loading import open_model, quiet_libraries
+from engine.loading import open_model
+from engine.quiet import quiet_libraries
 from engine.saelens_folder import read_dictionary
 from tests import tiny
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table

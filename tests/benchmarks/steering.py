@@ -14,8 +14,9 @@ from torch import Tensor
 from engine import default_model, sets
 from engine.generation import Sampling, generate
 from engine.job import Job
-from engine.loading import open_model, quiet_libraries
+from engine.loading import open_model
 from engine.model import LanguageModel
+from engine.quiet import quiet_libraries
 from engine.saelens_folder import read_dictionary
 from engine.sites import Site
 from tests.benchmarks.features import TEXT

@@ -25,7 +25,8 @@ def _loaded(run_python: RunPython, statement: str, forbidden: tuple[str, ...]) -
         ("import tui.app, tui.launch", (*MODEL_LIBRARIES, "plotext", "sqlite3")),
         ("import engine.client, engine.protocol, engine.text", (*MODEL_LIBRARIES, *SCREEN, "rich")),
         ("import engine.server, engine.lazy", (*MODEL_LIBRARIES, *SCREEN, "rich")),
-        ("import engine.core, engine.headless", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
+        ("import engine.headless, engine.sets, engine.doctor", (*MODEL_LIBRARIES, *SCREEN, "rich", "tqdm")),
+        ("import engine.core", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
         ("import engine.training.pipeline", (*SCREEN, "sae_lens", "wandb")),
         (
             "import sessions.export, sessions.store, sessions.quicklist, sessions.history",
