@@ -67,7 +67,7 @@ class _Found:
             top_indices=reading.top_indices,
             sinks=reading.sinks(),
             active=(reading.maximum > 0).sum(),
-            scale=reading.maximum.max(),
+            scale=reading.strongest(),
             l0=reading.l0(),
             explained_variance=reading.explained_variance() if reading.has_error else reading.l0(),
         )
@@ -88,6 +88,7 @@ def answer(readings: Sequence[Reading], question: Question, started: float) -> A
                 explained_variance=float(f.explained_variance) if r.has_error else None,
                 active=int(f.active),
                 strongest=float(f.scale),
+                sinks=tuple(f.sinks.nonzero().flatten().tolist()),
             )
             for r, f in zip(readings, found, strict=True)
         ),
@@ -140,9 +141,12 @@ def _aggregate(row: Tensor, rank: Rank) -> float:
 
 
 def _per_token(found: list[_Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...], tuple[float, ...]]:
+    """The features of every token, and how strongly anything fires there: the largest share of a site's strongest
+    activation, among the sites where the token is no sink."""
     values = [one.top_values.tolist() for one in found]
     indices = [one.top_indices.tolist() for one in found]
     scales = [float(one.scale) for one in found]
+    sinks = [one.sinks.tolist() for one in found]
     rows, strength = [], []
     for token in range(len(values[0])):
         features = [
@@ -153,5 +157,6 @@ def _per_token(found: list[_Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...
         ]
         features.sort(key=lambda f: -f.activation)
         rows.append(tuple(features))
-        strength.append(max((f.activation / scales[f.site] for f in features if scales[f.site]), default=0.0))
+        shares = (f.activation / scales[f.site] for f in features if scales[f.site] and not sinks[f.site][token])
+        strength.append(max(shares, default=0.0))
     return tuple(rows), tuple(strength)

@@ -35,7 +35,7 @@ class Reading:
         self.skip = skip
         self.counted = tokens - skip
         self.filled = 0
-        self._keep = min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae)
+        self._keep = max(1, min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae))
         self._x: list[Tensor] = []
         self._sparse: list[Sparse] = []
         self.top_values = torch.zeros(tokens, self._keep, device=device)
@@ -126,6 +126,11 @@ class Reading:
         body = norms[1:] if len(norms) > 1 else norms
         sinks: Tensor = norms > SINK_FACTOR * body.median()
         return sinks
+
+    def strongest(self) -> Tensor:
+        """The largest activation on a counted token that is no sink; where all are sinks, the largest of all."""
+        best = self.top_values[:, 0].masked_fill(self.sinks(), 0)[self.skip :].max()
+        return torch.where(best > 0, best, self.maximum.max())
 
     def l0(self) -> Tensor:
         """Features active per counted token."""

@@ -147,7 +147,9 @@ class SiteFigures(msgspec.Struct, frozen=True):
     active: int
     """How many features fire at least once."""
     strongest: float
-    """The largest activation."""
+    """The largest activation, attention sinks left out."""
+    sinks: tuple[int, ...] = ()
+    """Positions that are attention sinks at this site: their norm is over four times the median."""
 
 
 class FeaturesResult(msgspec.Struct, frozen=True):

@@ -163,7 +163,8 @@ def _features(state: State, event: FeaturesFound, at: str) -> State:
     text = f"{len(result.tokens)} tokens, {len(result.features)} features in {result.seconds:.2f} s"
     state = _with(state, runs=runs, shown=len(runs) - 1, token=token, feature=feature, site=site, notice=None)
     if state.feature is None and state.rows:
-        state = _with(state, feature=state.rows[0].ref)
+        telling = next((row for row in state.rows if not row.sink), state.rows[0])
+        state = _with(state, feature=telling.ref)
     return logged(state, at, text)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +19,7 @@ from engine.protocol import (
     ModelInfo,
     Open,
     Rank,
+    SiteFigures,
 )
 from sessions.model import LogLine, RunRecord, SteerRecord
 
@@ -83,7 +84,9 @@ class Row(msgspec.Struct, frozen=True):
     activation: float
     position: int
     share: float
-    """The activation as a share of the feature's site's strongest."""
+    """The activation as a share of the feature's site's strongest; 0 at a sink."""
+    sink: bool
+    """It fires most on an attention sink of its site."""
     hint: str = ""
     page: str | None = None
     """Its Neuronpedia page."""
@@ -155,13 +158,23 @@ class State(msgspec.Struct, frozen=True, dict=True):
         return {hit.ref: hit for hit in self.result.features} if self.result else {}
 
     @cached_property
-    def counted(self) -> tuple[int, ...]:
-        """Positions that colour scales count: neither the first token nor another sink."""
-        if self.result is None:
-            return ()
-        tokens = self.result.tokens
-        kept = tuple(i for i, t in enumerate(tokens) if i and not t.sink)
-        return kept or tuple(range(len(tokens)))
+    def _figures(self) -> dict[str, SiteFigures]:
+        return {s.source: s for s in self.result.sites} if self.result else {}
+
+    def sinks_at(self, source: str | None) -> frozenset[int]:
+        """Positions left out of colours and shares: the first token, and what this site uses as attention sinks."""
+        if self.result is None or len(self.result.tokens) < 2:
+            return frozenset()
+        figures = self._figures.get(source) if source else None
+        return frozenset({0, *figures.sinks} if figures else {0})
+
+    @cached_property
+    def sinks(self) -> frozenset[int]:
+        """Those of the selected feature's site."""
+        return self.sinks_at(self.feature.source if self.feature else None)
+
+    def _largest(self, values: Sequence[float], sinks: frozenset[int]) -> float:
+        return max((v for i, v in enumerate(values) if i not in sinks), default=0.0)
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
@@ -171,14 +184,14 @@ class State(msgspec.Struct, frozen=True, dict=True):
         values = self.values if self.feature else self.result.strength
         if values is None:
             return (0.0,) * len(self.result.tokens)
-        top = max((values[i] for i in self.counted), default=0.0)
+        top = self._largest(values, self.sinks)
         return tuple(min(v / top, 1.0) if top > 0 else 0.0 for v in values)
 
     @cached_property
     def peak(self) -> float:
         """What the strongest colour means."""
         values = self.values
-        return max((values[i] for i in self.counted), default=0.0) if values else 0.0
+        return self._largest(values, self.sinks) if values else 0.0
 
     @cached_property
     def dictionaries(self) -> dict[str, DictionaryInfo]:
@@ -220,20 +233,17 @@ class State(msgspec.Struct, frozen=True, dict=True):
         ]
 
     def _row(self, ref: FeatureRef, activation: float, position: int, peak: float) -> Row:
-        info = self.dictionaries.get(ref.source)
-        strongest = self._strongest.get(ref.source, 0.0)
+        info, figures = self.dictionaries.get(ref.source), self._figures.get(ref.source)
+        sink = position in self.sinks_at(ref.source)
         return Row(
             ref=ref,
             activation=activation,
             position=position,
-            share=peak / strongest if strongest else 0.0,
+            share=peak / figures.strongest if figures and figures.strongest and not sink else 0.0,
+            sink=sink,
             hint=self.hints.get(str(ref), ""),
             page=info.neuronpedia if info else None,
         )
-
-    @cached_property
-    def _strongest(self) -> dict[str, float]:
-        return {s.source: s.strongest for s in self.result.sites} if self.result else {}
 
     @cached_property
     def card(self) -> FeatureCard | None:
@@ -261,7 +271,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
         if card and card.max_activation:
             return card.max_activation
         values = self.values_of(ref)
-        return max((values[i] for i in self.counted), default=0.0) or 10.0 if values else 10.0
+        return self._largest(values, self.sinks_at(ref.source)) or 10.0 if values else 10.0
 
 
 _ORDER_KEYS = {

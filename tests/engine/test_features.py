@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.answer import Answer, Question
+from engine.answer import Answer, Question, answer
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
 from engine.features import read_prompt
 from engine.headless import Headless
@@ -20,6 +20,7 @@ from engine.job import Job
 from engine.loading import open_model
 from engine.opening import check_fit
 from engine.protocol import FeatureRef, FeaturesFound, NextTokensFound, Open, Row, RowRead, Run
+from engine.reading import Reading
 from engine.saelens_folder import read_dictionary
 from tests import tiny
 from tests.conftest import ROOT
@@ -139,6 +140,23 @@ def test_the_first_token_is_left_out_unless_asked_for(engine: Headless) -> None:
     alone = _ask(engine, Run(id=2, prompt="T"), FeaturesFound).result
     assert len(alone.tokens) == 1
     assert alone.features
+
+
+def test_a_sink_is_ranked_and_named_but_sets_no_scale(dictionary_folders: tuple[Path, ...]) -> None:
+    dictionary = read_dictionary(dictionary_folders[0])
+    reading = Reading(dictionary, tokens=6, keep=4, skip=1)
+    x = torch.randn(6, tiny.D_MODEL, generator=torch.Generator().manual_seed(3))
+    x[3] *= 30
+    reading.add(x)
+    found = answer([reading], Question(top=5), 0.0)
+    activations = dictionary.encode(x)
+    assert found.figures[0].sinks == (3,)
+    assert found.sinks == (False, False, False, True, False, False)
+    assert found.hits[0].position == 3
+    assert found.hits[0].activation == pytest.approx(float(activations[3].max()), rel=1e-5)
+    assert found.figures[0].strongest == pytest.approx(float(activations[[1, 2, 4, 5]].max()), rel=1e-5)
+    assert found.strength[3] == 0
+    assert max(found.strength[1:]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("piece", [1, 3, 16])

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.fake import fake_card
-from engine.protocol import CardRead, FeatureRef, Generated, HintsRead, Open, Steered
+from engine.protocol import CardRead, FeatureRef, FeaturesFound, Generated, HintsRead, Open, Steered
 from tests import samples
 from tests.samples import AT, WITH_PAGE, WITHOUT_PAGE
 from tests.unit.test_reducer import after, one_run, ran, ready, two_runs
@@ -78,6 +78,22 @@ def test_rows_are_ordered_by_share_of_their_site() -> None:
     assert [r.share for r in state.rows] == pytest.approx([share for _, share in shares])
     assert shares == sorted(shares, key=lambda pair: -pair[1])
     assert state.rows[-1].ref.source == "14-res-fk"
+
+
+def test_a_sink_of_one_site_keeps_its_place_but_has_no_share_and_no_colour() -> None:
+    top = RESULT.features[0]
+    sites = tuple(
+        msgspec.structs.replace(s, sinks=(0, top.position)) if s.source == top.source else s for s in RESULT.sites
+    )
+    result = msgspec.structs.replace(RESULT, sites=sites)
+    state = after(reducer.run_started(ready(), 5), FeaturesFound(id=5, result=result))
+    assert (state.rows[0].ref, state.rows[0].sink, state.rows[0].share) == (top.ref, True, 0)
+    assert state.feature == next(row.ref for row in state.rows if not row.sink), "not chosen of itself"
+    selected = reducer.select_feature(state, top.ref)
+    assert selected.sinks == {0, top.position}
+    assert selected.peak < top.activation
+    elsewhere = next(row for row in state.rows if row.ref.source != top.source and row.position == top.position)
+    assert elsewhere.share > 0
 
 
 def test_rows_are_ordered_by_layer_and_not_by_letter() -> None:

@@ -81,7 +81,7 @@ class FeatureList(LineList):
             Segment(index, (self.style_of("link") if item.page else Style()) + link),
             Segment(" " * max(0, 8 - len(index))),
             Segment(fit(number(item.activation), 7, right=True) + " ", Style(bold=True)),
-            Segment(fit(f"{100 * item.share:.0f} %", 5, right=True) + "  ", dim),
+            Segment(fit("sink" if item.sink else f"{100 * item.share:.0f} %", 5, right=True) + "  ", dim),
             Segment(fit(place, token) + " "),
         ]
         if peaks > 5:
@@ -92,9 +92,8 @@ class FeatureList(LineList):
 
 
 def places(state: State) -> tuple[str, ...]:
-    """The tokens of the run; a token that the model uses as an attention sink fires much for no reason of its own."""
-    tokens = state.result.tokens if state.result else ()
-    return tuple(visible_token(t.text) + (" (sink)" if t.sink else "") for t in tokens)
+    """The tokens of the run as the list shows them."""
+    return tuple(visible_token(t.text) for t in state.result.tokens) if state.result else ()
 
 
 def _why_empty(state: State) -> str:

@@ -57,10 +57,9 @@ class TokensPane(Pane):
     def show(self, state: State, old: State | None) -> None:
         result = state.result
         tokens = result.tokens if result else ()
-        sinks = frozenset(i for i, t in enumerate(tokens) if t.sink or (i == 0 and len(tokens) > 1))
-        levels = tuple(0 if i in sinks else level(share) for i, share in enumerate(state.levels))
+        levels = tuple(0 if i in state.sinks else level(share) for i, share in enumerate(state.levels))
         self.view.stale = state.stale
-        self.view.show(tuple(t.text for t in tokens), levels, sinks)
+        self.view.show(tuple(t.text for t in tokens), levels, state.sinks)
         self.view.cursor = state.token
         self._show_title(state)
         self.info.show(self._token_line(state))
@@ -95,7 +94,8 @@ class TokensPane(Pane):
             note = "attention sink" if token.sink else "first token"
             line.append(f"  {note}, left out of rankings", self.info.style_of("warning"))
         elif token.sink:
-            line.append("  attention sink", self.info.style_of("warning"))
+            where = ", ".join(s.source for s in result.sites if state.token in s.sinks)
+            line.append(f"  attention sink at {where}", self.info.style_of("warning"))
         if result.next_tokens:
             line.append("   next:", dim)
             for following in result.next_tokens[state.token]:

@@ -97,7 +97,8 @@ share of the largest at the same site on this prompt, which is what compares acr
 commonest tokens at the feature's strongest places in held-out text.
 
 The first token is an attention sink: its activations are a hundred times any other's and mean nothing, so rankings,
-colours and figures leave it out. Other sinks are marked and dimmed.
+colours and figures leave it out. Other tokens whose norm at a site is over four times the median are sinks of that
+site: they stay in the list, where “sink” stands for the share, and are dimmed and left out of colour scales.
 
 Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part of
 the activation that the dictionary does not explain is kept. Both texts are drawn with the same random numbers, so
