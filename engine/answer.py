@@ -6,6 +6,7 @@ Everything wanted is gathered on the device first and comes to the CPU in one tr
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Question:
 
     rank: Rank = "max"
     top: int = 50
+    per_site: int = 0
     per_token: int = 8
     next_tokens: int = 0
     keep_sinks: bool = False
@@ -58,7 +60,7 @@ class _Found:
 
     @classmethod
     def gather(cls, reading: Reading, question: Question) -> _Found:
-        top = reading.aggregate(question.rank).topk(min(question.top, reading.dictionary.d_sae))
+        top = reading.aggregate(question.rank).topk(min(max(question.top, question.per_site), reading.dictionary.d_sae))
         return cls(
             candidates=top.indices,
             aggregates=top.values,
@@ -71,6 +73,10 @@ class _Found:
             l0=reading.l0(),
             explained_variance=reading.explained_variance() if reading.has_error else reading.l0(),
         )
+
+
+_Ranked = tuple[float, int, int]
+"""The aggregate, the number of the site, the place among the site's candidates."""
 
 
 def answer(readings: Sequence[Reading], question: Question, started: float) -> Answer:
@@ -120,7 +126,7 @@ def _hits(readings: Sequence[Reading], found: list[_Found], question: Question) 
         key=lambda entry: (-entry[0], entry[1], entry[2]),
     )
     hits = []
-    for _, site, place in ranked[: question.top]:
+    for _, site, place in _chosen(ranked, question):
         row, skip = found[site].rows[place], readings[site].skip
         hits.append(
             Hit(
@@ -133,6 +139,17 @@ def _hits(readings: Sequence[Reading], found: list[_Found], question: Question) 
         )
     hits.sort(key=lambda hit: -hit.activation)
     return tuple(hits)
+
+
+def _chosen(ranked: list[_Ranked], question: Question) -> list[_Ranked]:
+    """The top of all, and of every site its first few."""
+    chosen, met = [], Counter[int]()
+    for number, entry in enumerate(ranked):
+        site = entry[1]
+        if number < question.top or met[site] < question.per_site:
+            chosen.append(entry)
+        met[site] += 1
+    return chosen
 
 
 def _aggregate(row: Tensor, rank: Rank) -> float:

@@ -106,7 +106,9 @@ class Engine:
         ids = opened.checked_ids(request.prompt, request.chat)
         tokens = tuple(map(opened.model.tokenizer.token, ids))
         job.emit(Tokenised(id=job.id, tokens=tokens))
-        question = Question(request.rank, request.top, request.per_token, request.next_tokens, request.keep_sinks)
+        question = Question(
+            request.rank, request.top, request.per_site, request.per_token, request.next_tokens, request.keep_sinks
+        )
         settings = {
             "rank": request.rank,
             "first_position": "ranked" if request.keep_sinks or len(ids) == 1 else "left out",

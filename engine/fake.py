@@ -193,7 +193,7 @@ def _result(request: Run, tokens: tuple[Token, ...], words: list[str]) -> Featur
         chat=request.chat,
         rank=request.rank,
         tokens=tokens,
-        features=tuple(hits[: request.top]),
+        features=tuple(hits[: request.top]) + _more_of_each_site(hits, request),
         sites=tuple(
             SiteFigures(s, f"blocks.{s.split('-')[0]}.hook_resid_post", 32.0, 0.85, 100, 40.0) for s in sources
         ),
@@ -202,6 +202,15 @@ def _result(request: Run, tokens: tuple[Token, ...], words: list[str]) -> Featur
         provenance=_PROVENANCE,
         seconds=0.01,
     )
+
+
+def _more_of_each_site(hits: list[Hit], request: Run) -> tuple[Hit, ...]:
+    first = (
+        hit
+        for source in {h.source for h in hits}
+        for hit in [h for h in hits if h.source == source][: request.per_site]
+    )
+    return tuple(sorted(set(first) - set(hits[: request.top]), key=lambda h: (-h.activation, h.source, h.index)))
 
 
 def fake_card(ref: FeatureRef) -> FeatureCard:

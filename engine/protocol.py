@@ -127,6 +127,8 @@ class Run(Request, frozen=True, kw_only=True, tag="run"):
     chat: bool = False
     rank: Rank = "max"
     top: int = 50
+    per_site: int = 0
+    """At least so many of every site, beyond the top of all."""
     per_token: int = 8
     """Features kept per token and site."""
     sources: tuple[str, ...] = ()

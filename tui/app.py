@@ -50,6 +50,8 @@ _COUNT_AFTER = 0.12
 _STEER_AFTER = 0.15
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
+_PER_SITE = 20
+"""Features of every site in the list, so that showing one site alone shows something."""
 
 
 class SaescopeApp(App[None], Clipboard):
@@ -226,7 +228,7 @@ class SaescopeApp(App[None], Clipboard):
         if self.state.engine.phase != "ready":
             self.change(lambda s: reducer.queue_prompt(s, text))
             return
-        request = Run(id=self._next_id(), prompt=text, chat=self.state.chat, rank=self.state.rank)
+        request = Run(id=self._next_id(), prompt=text, chat=self.state.chat, rank=self.state.rank, per_site=_PER_SITE)
         self._busy_since = time.monotonic()
         self.change(lambda s: reducer.run_started(s, request.id))
         self._send(request)

@@ -44,6 +44,8 @@ class Recipe:
     measured_tokens: int = 400_000
     """At most so many held-out tokens, taken evenly from all of them, for the variance; losses cost a pass each."""
     loss_tokens: int = 20_000
+    card_tokens: int = 400_000
+    """At most so many tokens of the card text, taken evenly."""
     rows: int = 16
     settings: TrainSettings = field(default_factory=TrainSettings)
 
@@ -136,8 +138,9 @@ def cards_from_text(
     """Feature cards for every dictionary from the recipe's card text."""
     paths = recipe.card_text or recipe.held_out or recipe.text
     contexts = cut_contexts(
-        read_documents(paths), model.tokenizer, recipe.held_out_context, sources=recipe.card_sources, job=job
-    )
+        read_documents(paths), model.tokenizer, recipe.held_out_context,
+        limit=recipe.card_tokens, sources=recipe.card_sources, job=job,
+    )  # fmt: skip
     for dictionary in dictionaries:
         dictionary.to(model.device, model.dtype)
     make_cards(model, list(dictionaries), contexts, corpus_folder, job, recipe.rows)

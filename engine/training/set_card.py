@@ -38,7 +38,8 @@ def set_card(name: str, cards: list[dict[str, Any]]) -> str:
         f"{training['tokens']:,} tokens of text were read in contexts of {first['context']} tokens; every dictionary "
         f"saw {training['samples']:,} activations in batches of {training['batch']:,} ({steps:,} steps), learning rate "
         f"{training['lr']:g}, falling to a tenth over the last third. Activations longer than {training['norm_cap']:g} "
-        "median norms were shortened to that length, so that attention sinks weigh no more than other tokens. Tokens "
+        "median norms were shortened to that length, so that attention sinks weigh no more than other tokens; the "
+        "decoder row of the feature they share was then fitted to them at full length. Tokens "
         "per kind of text:"
     )
     counts = ", ".join(f"{source} {number:,}" for source, number in training["text"].items()) + "."

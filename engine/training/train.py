@@ -16,6 +16,9 @@ from torch import Tensor
 from engine.job import Job
 from engine.sites import Site
 from engine.training.activations import shuffled_batches
+from engine.training.sinks import part_sinks, refit_sink_row, shorten
+
+_ORDINARY = 8192
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,7 @@ class TrainSettings:
     lr: float = 2e-3
     """Falls linearly to a tenth over the last third."""
     norm_cap: float = 2.0
-    """Activations longer than this many median norms are shortened to it, so that attention sinks, whose norm is
-    a hundred times the median, weigh no more than other tokens. A TopK dictionary is homogeneous enough that the
-    direction learnt so also reconstructs the full length."""
+    """Activations longer than this many median norms are shortened to it (see `engine.training.sinks`)."""
     seed: int = 0
 
 
@@ -53,7 +54,8 @@ def train_dictionary(
     width = data.shape[1]
     sample = data[torch.randperm(len(data))[:65536].sort().values].float()
     cap = settings.norm_cap * float(sample.norm(dim=1).median())
-    sample = _shorten(sample, cap)
+    sinks, ordinary = part_sinks(sample)
+    sample = shorten(sample, cap)
     scale = float(width**0.5 / sample.norm(dim=1).mean())
     steps = settings.samples // settings.batch
     sae = TopKTrainingSAE(
@@ -87,26 +89,21 @@ def train_dictionary(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     sae.save_inference_model(partial)
-    _finish(partial, settings)
+    _finish(partial, settings, sinks, ordinary[:_ORDINARY])
     partial.rename(out)
-
-
-def _shorten(x: Tensor, cap: float) -> Tensor:
-    factor: Tensor = (cap / x.norm(dim=1, keepdim=True)).clamp(max=1)
-    return x * factor
 
 
 def _reported(batches: Iterator[Tensor], cap: float, steps: int, site: Site, job: Job) -> Iterator[Tensor]:
     for step, batch in enumerate(batches):
         if step % 50 == 0:
             job.progress(f"training {site.hook}", step, steps)
-        yield _shorten(batch, cap)
+        yield shorten(batch, cap)
 
 
-def _finish(folder: Path, settings: TrainSettings) -> None:
-    """Store weights in half precision and the settings beside them."""
+def _finish(folder: Path, settings: TrainSettings, sinks: Tensor, ordinary: Tensor) -> None:
+    """Fit the sinks, store weights in half precision and the settings beside them."""
     weights = folder / "sae_weights.safetensors"
-    state = load_file(weights)
+    state = refit_sink_row(load_file(weights), sinks, ordinary, settings.k)
     save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, weights)
     config_file = folder / "cfg.json"
     config = json.loads(config_file.read_text())

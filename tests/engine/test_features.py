@@ -77,6 +77,18 @@ def test_top_features_are_the_top_of_everything(
         assert hit.position == int(row[1:].argmax()) + 1
 
 
+def test_every_site_has_its_first_few(engine: Headless) -> None:
+    few = _ask(engine, Run(id=2, prompt=PROMPT, top=3), FeaturesFound).result
+    result = _ask(engine, Run(id=2, prompt=PROMPT, top=3, per_site=5), FeaturesFound).result
+    everything = _ask(engine, Run(id=2, prompt=PROMPT, top=128), FeaturesFound).result
+    assert len(few.features) == 3
+    for source in ("1-res-tiny", "2-res-tiny"):
+        of_site = [h.index for h in everything.features if h.source == source]
+        assert [h.index for h in result.features if h.source == source][:5] == of_site[:5]
+    assert {h.ref for h in few.features} <= {h.ref for h in result.features}
+    assert len(result.features) <= 3 + 2 * 5
+
+
 def test_every_token_has_its_top_features(
     engine: Headless, obvious: Callable[[list[int]], dict[str, torch.Tensor]]
 ) -> None:

@@ -20,6 +20,7 @@ from engine.training.activations import ActivationStore, shuffled_batches
 from engine.training.corpus import cut_contexts, read_documents
 from engine.training.evaluate import evaluate
 from engine.training.pipeline import Recipe, train_set
+from engine.training.sinks import part_sinks, refit_sink_row
 from engine.training.train import TrainSettings
 from tests import tiny
 
@@ -101,6 +102,38 @@ def test_an_interrupted_harvest_goes_on_where_it_stopped(tmp_path: Path, llama_f
         assert torch.equal(broken.open(site, tiny.D_MODEL), whole.open(site, tiny.D_MODEL))
     with pytest.raises(BadRequest, match="another run"):
         broken.write(model, sites, contexts, 4, {"run": 2}, Job())
+
+
+def test_sinks_are_fitted_at_their_full_length_and_nothing_else_moves() -> None:
+    generator = torch.Generator().manual_seed(5)
+    d, latents, k = 16, 40, 6
+    decoder = torch.nn.functional.normalize(torch.randn(latents, d, generator=generator), dim=1)
+    weights = {
+        "W_enc": decoder.T.clone(),
+        "W_dec": decoder,
+        "b_enc": torch.zeros(latents),
+        "b_dec": torch.randn(d, generator=generator),
+    }
+    x = torch.randn(400, d, generator=generator)
+    x[::10] = 100 * decoder[7] + 30 * torch.randn(d, generator=generator) + x[::10]
+    sinks, ordinary = part_sinks(x)
+    assert len(sinks) == 40
+
+    def reconstructed(w: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        top = ((rows - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).topk(k, dim=1)
+        dense = torch.zeros(len(rows), latents).scatter_(1, top.indices, top.values.relu())
+        return dense @ w["W_dec"] + w["b_dec"]
+
+    fitted = refit_sink_row(weights, sinks, ordinary, k)
+    error = {name: (reconstructed(w, sinks) - sinks).norm() for name, w in (("before", weights), ("after", fitted))}
+    assert error["after"] < 0.5 * error["before"]
+    torch.testing.assert_close(fitted["W_dec"].norm(dim=1), torch.ones(latents))
+    changed = (fitted["W_dec"] != weights["W_dec"]).any(1).nonzero().flatten()
+    assert len(changed) == 1
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(fitted["W_enc"].T, dim=1), torch.nn.functional.normalize(decoder, dim=1)
+    )
+    assert refit_sink_row(weights, sinks[:3], ordinary, k) is weights
 
 
 def test_every_activation_is_seen_before_any_is_seen_twice() -> None:
