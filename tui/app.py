@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import msgspec
-from textual import on
+from textual import events, on
 from textual.app import App
 from textual.timer import Timer
 
@@ -95,6 +95,8 @@ class SaescopeApp(App[None], Clipboard):
         self._steering: Timer | None = None
         self._busy_since = time.monotonic()
         self._inspect = InspectScreen()
+        self._held: list[events.Event] = []
+        """Keys that came while nothing had the focus."""
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return FALLBACK_VARIABLES
@@ -117,6 +119,23 @@ class SaescopeApp(App[None], Clipboard):
                     f"A session of {left[0][1].updated[11:16]} UTC was not closed: “{left[0][1].title}”.",
                     "U opens it.",
                 )
+
+    async def on_event(self, event: events.Event) -> None:
+        """As Textual does, but what is typed while nothing has the focus waits for what gets it.
+
+        At the start, and when a change of size moves the focus, text would be taken for commands otherwise.
+        """
+        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and (self.focused is None or self._held) and self.screen is self._inspect:
+            self._held.append(event)
+        else:
+            await super().on_event(event)
+
+    def take_keys(self) -> None:
+        """Something has the focus: what was typed so far goes there, in order."""
+        held, self._held = self._held, []
+        for event in held:
+            self.post_message(event)
 
     async def _start_engine(self) -> None:
         assert self._client is not None
@@ -209,6 +228,8 @@ class SaescopeApp(App[None], Clipboard):
 
     def _tick(self) -> None:
         """Once a second while something runs the status line counts; idle, nothing is sent."""
+        if self._held:
+            self._inspect.panes[self._inspect.at].home.focus()
         if self.state.tasks or self.state.engine.phase in {"starting", "opening"}:
             self._inspect.show_status(self.state)
 

@@ -7,24 +7,23 @@ from typing import ClassVar
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from tui.actions import bindings
+from tui.actions import ACTIONS, bindings
 from tui.panes.pane import Pane
 from tui.state import State
 from tui.text import visible, visible_in_place
 from tui.widgets.bar import Bar
 
+_VERBS = {key: action.verb for action in ACTIONS if action.group == "prompt" for key in action.keys.split(",")}
+
 
 class PromptArea(TextArea):
     """A text area where Enter runs and Up and Down at the edges go through history."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(b for b in bindings("prompt") if b.id != "prompt.run"),
-        Binding("enter", "submit", "run", show=False, id="prompt.run", priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("prompt")]
 
     class Submitted(Message):
         """The user pressed Enter."""
@@ -66,16 +65,21 @@ class PromptArea(TextArea):
     def action_history(self, step: int) -> None:
         self.post_message(self.HistoryWanted(step))
 
-    def on_key(self, event: events.Key) -> None:
+    async def on_key(self, event: events.Key) -> None:
+        """Do what a key does at its turn among the letters.
+
+        Textual looks bindings up elsewhere than it inserts letters, so that text and Enter arriving together could
+        run a prompt without its end.
+        """
         row = self.cursor_location[0]
-        if event.key == "up" and row == 0:
-            event.prevent_default()
-            event.stop()
-            self.action_history(-1)
-        elif event.key == "down" and row == self.document.line_count - 1:
-            event.prevent_default()
-            event.stop()
-            self.action_history(1)
+        if (event.key == "up" and row == 0) or (event.key == "down" and row == self.document.line_count - 1):
+            self.action_history(-1 if event.key == "up" else 1)
+        elif event.key in _VERBS:
+            await self.run_action(_VERBS[event.key])
+        else:
+            return
+        event.prevent_default()
+        event.stop()
 
 
 class PromptPane(Pane):

@@ -145,6 +145,7 @@ class InspectScreen(Screen[None]):
         self.panes[group].home.focus()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self.saescope.take_keys()
         pane = next((a for a in event.widget.ancestors_with_self if isinstance(a, Pane)), None)
         if pane is not None and self._at != pane.GROUP:
             self._place(pane.GROUP)

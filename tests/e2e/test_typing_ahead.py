@@ -1,0 +1,33 @@
+"""Keys that arrive all at once, as over a slow line, do what they do one by one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.terminal import Terminal
+
+PROMPT = "The Eiffel Tower is in the city of"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [PROMPT + "\r", f"\x1b[200~{PROMPT}\x1b[201~\r", "gone\x07" + PROMPT + "\r"],
+    ids=["typed", "pasted", "cleared"],
+)
+@pytest.mark.parametrize("moment", ["first frame", "ready"])
+def test_a_prompt_and_enter_in_one_piece(tmp_path: Path, sent: str, moment: str) -> None:
+    shown: Callable[[str], bool] = lambda text: "1 Prompt" in text and (moment != "ready" or " ready" in text)  # noqa: E731
+    terminal = Terminal([sys.executable, "-m", "tests.e2e.inspector"], (80, 24), {"SAESCOPE_STATE": str(tmp_path)})
+    try:
+        terminal.wait_for(shown)
+        terminal.send(sent)
+        terminal.wait_for("peaks on")
+        terminal.settle()
+        assert PROMPT in terminal.text
+        assert "gone" not in terminal.text
+    finally:
+        terminal.close()
