@@ -106,7 +106,7 @@ class Dictionary:
         encoder = self._screen if screen and self._screen is not None else self.encoder
         centred = self._input(x)
         if encoder.dtype != torch.float32:
-            pre = linear(centred.to(encoder.dtype), encoder).float() + self.b_enc
+            pre = linear(centred.to(encoder.dtype), encoder).float().add_(self.b_enc)
         else:
             pre = linear(centred, encoder, self.b_enc)
         return pre * self._decoder_norm if self.rescale_by_decoder_norm else pre
@@ -151,7 +151,7 @@ class Dictionary:
 
     def _activate(self, pre: Tensor, part: slice | Tensor) -> Tensor:
         if self.kind == "standard":
-            return pre.relu()
+            return pre.relu_()  # nobody else has it; a block of this size is worth not copying
         if self.kind == "jumprelu":
             assert self.threshold is not None
             return pre.relu() * (pre > self.threshold[part])
@@ -196,6 +196,18 @@ class Dictionary:
             values = values / self._decoder_norm[sparse.indices]
         summed = torch.nn.functional.embedding_bag(
             sparse.indices, self.decoder, per_sample_weights=values.to(self.decoder.dtype), mode="sum"
+        )
+        return self._finish(summed, x)
+
+    def decode_active(self, activations: Tensor, x: Tensor | None = None) -> Tensor:
+        """As `decode`, from the active entries alone: on a CPU cheaper by far where few of many features fire."""
+        rows, features = activations.nonzero(as_tuple=True)
+        values = activations[rows, features]
+        if self.rescale_by_decoder_norm:
+            values = values / self._decoder_norm[features]
+        counts = torch.bincount(rows, minlength=len(activations))
+        summed = torch.nn.functional.embedding_bag(
+            features, self.decoder, counts.cumsum(0) - counts, per_sample_weights=values, mode="sum"
         )
         return self._finish(summed, x)
 

@@ -61,7 +61,9 @@ def _read(
 ) -> tuple[Readings, tuple[tuple[NextToken, ...], ...]]:
     started = time.perf_counter()
     skip = 0 if question.keep_sinks or len(ids) == 1 else 1
-    readings = {d.source: Reading(d, len(ids), question.per_token, skip) for d in dictionaries}
+    readings = {
+        d.source: Reading(d, len(ids), question.per_token, skip, sums=question.rank != "max") for d in dictionaries
+    }
     by_site: defaultdict[Site, list[Reading]] = defaultdict(list)
     for dictionary in dictionaries:
         by_site[dictionary.site].append(readings[dictionary.source])

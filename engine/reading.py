@@ -25,15 +25,17 @@ class Reading:
         tokens: how many rows will come.
         keep: per token, how many of its strongest features to keep.
         skip: how many leading positions count neither for rankings nor for figures.
+        sums: keep the sums over positions too; rankings by sum or mean need them.
 
     Everything stays on the dictionary's device; nothing here waits for a GPU.
     """
 
-    def __init__(self, dictionary: Dictionary, tokens: int, keep: int, skip: int) -> None:
+    def __init__(self, dictionary: Dictionary, tokens: int, keep: int, skip: int, *, sums: bool = False) -> None:
         device = dictionary.encoder.device
         self.dictionary = dictionary
         self.skip = skip
         self.counted = tokens - skip
+        self._sums = sums
         self.filled = 0
         self._keep = max(1, min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae))
         self._x: list[Tensor] = []
@@ -69,7 +71,7 @@ class Reading:
         values, indices = sparse.values[first:].flatten(), sparse.indices[first:].flatten()
         self.maximum.scatter_reduce_(0, indices, values, "amax")
         self.total.scatter_add_(0, indices, values)
-        self._active += (values > 0).sum()
+        self._active += torch.count_nonzero(values)
         if not self.dictionary.is_transcoder:
             self._add_error(x, self.dictionary.decode_sparse(sparse, x), first)
 
@@ -80,10 +82,12 @@ class Reading:
         counted = dense[first:]
         if len(counted):
             self.maximum = torch.maximum(self.maximum, counted.amax(0))
-            self.total += counted.sum(0)
-            self._active += (counted > 0).sum()
+            self._active += torch.count_nonzero(counted)
+            if self._sums:
+                self.total += counted.sum(0)
         if not self.dictionary.is_transcoder:
-            self._add_error(x, self.dictionary.decode(dense, x), first)
+            few_or_all = self.dictionary.decode_active if dense.device.type == "cpu" else self.dictionary.decode
+            self._add_error(x, few_or_all(dense, x), first)
 
     def _add_error(self, x: Tensor, reconstruction: Tensor, first: int) -> None:
         self._squared_error += (x.float() - reconstruction)[first:].square().sum()

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 from textual import events, on
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.timer import Timer
 
 from engine.client import Connect, EngineClient, EngineLost
@@ -126,10 +126,17 @@ class SaescopeApp(App[None], Clipboard):
         At the start, and when a change of size moves the focus, text would be taken for commands otherwise.
         """
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
-        if typed and (self.focused is None or self._held) and self.screen is self._inspect:
+        if typed and self._nothing_listens:
             self._held.append(event)
         else:
             await super().on_event(event)
+
+    @property
+    def _nothing_listens(self) -> bool:
+        try:
+            return self.screen is self._inspect and (self.focused is None or bool(self._held))
+        except ScreenStackError:  # before the first screen
+            return True
 
     def take_keys(self) -> None:
         """Something has the focus: what was typed so far goes there, in order."""

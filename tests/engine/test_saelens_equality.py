@@ -70,7 +70,11 @@ def test_sparse_and_dense_agree(tmp_path: Path, rescale: bool) -> None:
     x = _inputs()
     sparse = ours.encode_sparse(x)
     torch.testing.assert_close(ours.densify(sparse), ours.encode(x))
-    torch.testing.assert_close(ours.decode_sparse(sparse, x), ours.decode(ours.encode(x), x), rtol=1e-5, atol=1e-5)
+    dense = ours.encode(x)
+    for few in (ours.decode_sparse(sparse, x), ours.decode_active(dense, x)):
+        torch.testing.assert_close(few, ours.decode(dense, x), rtol=1e-5, atol=1e-5)
+    dense[1] = 0
+    torch.testing.assert_close(ours.decode_active(dense, x), ours.decode(dense, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("trained", ["batchtopk", "matryoshka_batchtopk", "jumprelu", "topk", "gated", "standard"])
