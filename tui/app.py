@@ -288,8 +288,10 @@ class SaescopeApp(App[None], Clipboard):
 
     def recall(self, step: int) -> None:
         """An older or newer prompt of the history into the field."""
-        text, self._recalled = self._history.recall(self._recalled, step, self.state.draft)
-        self.change(lambda s: reducer.put_draft(s, text))
+        text, place = self._history.recall(self._recalled, step, self.state.draft)
+        if place != self._recalled:
+            self._recalled = place
+            self.change(lambda s: reducer.put_draft(s, text))
 
     def toggle_chat(self) -> None:
         self.change(reducer.toggle_chat)
