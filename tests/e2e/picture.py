@@ -13,6 +13,7 @@ from engine.client import spawn
 from engine.protocol import Open
 from sessions.store import new_session
 from tests.conftest import ROOT
+from tui import reducer
 from tui.app import SaescopeApp
 from tui.recorder import Recorder
 from tui.state import State
@@ -36,7 +37,16 @@ async def draw() -> str:
         app.screen.query_one("#prompt-area").insert(PROMPT)  # type: ignore[attr-defined]
         await pilot.press("enter")
         await until(lambda s: s.card and s.hints and s.values and not s.tasks)
+        app.change(_select_at_keeper)
+        await until(lambda s: s.card and s.values and not s.tasks)
         return app.export_screenshot(title="saescope")
+
+
+def _select_at_keeper(state: State) -> State:
+    """A feature of a noun: those that fire most are often of articles and commas."""
+    assert state.result is not None
+    texts = [token.text for token in state.result.tokens]
+    return reducer.select_feature(state, next(row.ref for row in state.rows if texts[row.position] == " keeper"))
 
 
 def main() -> None:
