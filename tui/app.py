@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import ClassVar
@@ -50,6 +52,7 @@ _COUNT_AFTER = 0.12
 _STEER_AFTER = 0.15
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
+_LEAVE_WITHIN = 2.0
 _PER_SITE = 20
 """Features of every site in the list, so that showing one site alone shows something."""
 
@@ -156,7 +159,13 @@ class SaescopeApp(App[None], Clipboard):
         self._client.send(msgspec.structs.replace(self.state.opening, id=self._next_id()))
 
     def _leave_on_signal(self) -> None:
-        """The line was cut or we were told to go: keep the session, leave the rest."""
+        """The line was cut or we were told to go: keep the session, leave the rest.
+
+        Where the terminal is gone Textual may wait for it for ever, so the process ends in any case.
+        """
+        last = threading.Timer(_LEAVE_WITHIN, os._exit, [0])
+        last.daemon = True
+        last.start()
         self.save(closing=True)
         if self._client is not None:
             self._client.cut()

@@ -208,12 +208,12 @@ class State(msgspec.Struct, frozen=True, dict=True):
         if self.result is None:
             return ()
         found = self._token_rows() if self.scope == "token" else self._prompt_rows()
-        needle = self.needle.casefold()
+        needle, texts = self.needle.casefold(), [t.text for t in self.result.tokens]
         kept = [
             row
             for row in found
             if (self.site is None or row.ref.source == self.site)
-            and (not needle or needle in f"{row.ref} {row.hint}".casefold())
+            and (not needle or needle in f"{row.ref} {row.hint} {texts[row.position]}".casefold())
         ]
         return tuple(sorted(kept, key=_ORDER_KEYS[self.order]))
 

@@ -90,11 +90,13 @@ class Status(Bar):
     def _what(self, state: State, seconds: float) -> Text:
         notice = state.notice
         if notice is not None and not notice.where:
-            line = Text(f" {visible(notice.text)}", self.style_of(notice.level) if notice.level != "info" else Style())
-            if notice.remedy:
-                line.append(f" {visible(notice.remedy)}")
-            if notice.detail:
-                line.append("  e details", self.style_of("dim"))
+            remedy = f" {visible(notice.remedy)}" if notice.remedy else ""
+            details = "  e details" if notice.detail else ""
+            room = self.size.width - cell_len(remedy) - cell_len(details) - 2  # what to do is said whole
+            style = self.style_of(notice.level) if notice.level != "info" else Style()
+            line = Text(f" {shortened(visible(notice.text), max(room, 20))}", style)
+            line.append(remedy)
+            line.append(details, self.style_of("dim"))
             return line
         if state.replaying:
             return Text(f" recorded session, {len(state.runs)} runs  ( ) older, newer", self.style_of("dim"))

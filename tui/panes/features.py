@@ -75,7 +75,7 @@ class FeatureList(LineList):
         index = f":{item.ref.index}"
         link = Style(link=feature_url(item.page, item.ref.index)) if item.page else Style()
         segments = [
-            Segment("▌" if row == self.cursor else " ", self.style_of("accent")),
+            Segment("▌" if self.is_marked(row) else " ", self.style_of("accent")),
             Segment("●" if item.ref in self.marked else " ", self.style_of("accent")),
             Segment(fit(item.ref.source, site) + " ", dim),
             Segment(index, (self.style_of("link") if item.page else Style()) + link),
@@ -139,13 +139,13 @@ class FeaturesPane(Pane):
         before, rows, marked = self.list.rows, state.rows, frozenset(state.marks)
         texts = self.list.places if old is not None and state.result is old.result else places(state)
         stale = state.stale
-        if rows is not self.list.rows or marked != self.list.marked or stale != self.list.stale or old is None:
+        said = not rows and self.list.empty != _why_empty(state)
+        if said or rows is not self.list.rows or marked != self.list.marked or stale != self.list.stale or old is None:
             self._show_rows(state, rows, marked, texts, stale)
         if old is None or state.feature != old.feature or rows is not before:
             place = next((n for n, row in enumerate(rows) if row.ref == state.feature), None)
-            if place is not None:
-                self.list.cursor = place
-        if old is None or self.filter.value != state.needle:
+            self.list.show_cursor(place)
+        if old is None or (old.needle and not state.needle):  # otherwise the field is ahead of the state
             self.filter.value = state.needle
         self.filter.display = bool(state.needle) or self.filter.has_focus
         self._show_title(state)
@@ -169,7 +169,10 @@ class FeaturesPane(Pane):
         self.list.rows, self.list.marked, self.list.places, self.list.stale = rows, marked, texts, stale
         if not same_shape:
             self.list.cursor = min(self.list.cursor, max(len(rows) - 1, 0))
-        self.list.empty = _why_empty(state)
+        empty = _why_empty(state)
+        if empty != self.list.empty and not rows:
+            changed = None
+        self.list.empty = empty
         self.list.rows_changed(changed)
 
     def _show_title(self, state: State) -> None:

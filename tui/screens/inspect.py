@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _SETTLE = 0.08
 """Seconds the list cursor rests before the card follows: held keys do not flood a slow line."""
+_WIDE = 100
 _LOWER: tuple[Group, ...] = ("card", "circuit", "steering")
 
 
@@ -51,7 +52,7 @@ class InspectScreen(Screen[None]):
     """Composes the panes and listens to them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("anywhere")]
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_WIDE, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     AUTO_FOCUS = "#prompt-area"
 
@@ -62,6 +63,7 @@ class InspectScreen(Screen[None]):
         super().__init__()
         self._lower: Group = "card"
         self._at: Group = "prompt"
+        self._narrow = False
         self._settling: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -88,6 +90,7 @@ class InspectScreen(Screen[None]):
         tabs = tuple((self.panes[g].NUMBER, self.panes[g].NAME) for g in _LOWER)
         for group in _LOWER:
             self.panes[group].title_bar.set_tabs(tabs)
+        self._narrow = self.app.size.width < _WIDE
         self._place("prompt")
         self.show(self.saescope.state, None)
 
@@ -132,7 +135,7 @@ class InspectScreen(Screen[None]):
         wanted = {f"-lower-{self._lower}"}
         if self.has_class("-zoom"):
             wanted.add(f"-at-{self._at}")
-        elif self.has_class("-narrow"):
+        elif self._narrow:
             wanted.add("-at-lists" if self._at in ("tokens", "features") else f"-at-{self._at}")
         present = {name for name in self.classes if name.startswith(("-at-", "-lower-"))}
         if wanted != present:
@@ -151,11 +154,13 @@ class InspectScreen(Screen[None]):
             self._place(pane.GROUP)
         self.show_status(self.saescope.state)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        """Say which panes one column shows before Textual lays it out: a hidden pane would lose the focus."""
+        self._narrow = event.size.width < _WIDE
+        self._arrange()
         self.call_after_refresh(self._resized)
 
     def _resized(self) -> None:
-        self._arrange()
         if self.focused is None:  # what had the focus was not on screen at this size
             self.panes[self._at].home.focus()
         self.show(self.saescope.state, None)

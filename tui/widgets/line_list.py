@@ -30,6 +30,7 @@ class LineList(Paper):
     }
 
     cursor: var[int] = var(0)
+    _cursor_hidden = False
     header_lines = 1
     empty = ""
     """What is said where there are no rows."""
@@ -71,6 +72,10 @@ class LineList(Paper):
         """The segments of a row; the base colours are added under them."""
         raise NotImplementedError
 
+    def is_marked(self, row: int) -> bool:
+        """Whether the cursor shows on a row."""
+        return row == self.cursor and not self._cursor_hidden
+
     def draw_header(self, width: int) -> list[Segment]:
         return []
 
@@ -94,6 +99,15 @@ class LineList(Paper):
     def watch_cursor(self, old: int, new: int) -> None:
         self._refresh_rows({old, new})
         self.reveal()
+
+    def show_cursor(self, row: int | None) -> None:
+        """Put the cursor on a row; None where what is selected is not in the list, which then shows no cursor."""
+        hidden = row is None
+        if hidden != self._cursor_hidden:
+            self._cursor_hidden = hidden
+            self._refresh_rows({self.cursor})
+        if row is not None:
+            self.cursor = row
 
     def reveal(self) -> None:
         """Scroll so that the cursor is on screen, below the header."""
@@ -122,7 +136,7 @@ class LineList(Paper):
                 dim = base + self.style_of("dim")
                 return Strip([Segment(note, dim)]).adjust_cell_length(width, base)
             segments = self.draw_row(row, width)
-            under = base + self.style_of("cursor") if row == self.cursor else base
+            under = base + self.style_of("cursor") if self.is_marked(row) else base
         styled = [Segment(s.text, under + s.style if s.style else under) for s in segments]
         return Strip(styled).simplify().adjust_cell_length(width, under)
 

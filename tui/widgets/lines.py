@@ -62,6 +62,7 @@ class Lines(Paper):
 
     def _rebuild(self) -> None:
         width = self.scrollable_content_region.width
+        self._fitted = width or -1  # built while hidden: to be built again when it shows
         self._lines = self._build(width) if width else ()
         self.set_height(len(self._lines))
 

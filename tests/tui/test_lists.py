@@ -1,0 +1,55 @@
+"""The list, its filter and what follows them: the field is ahead of the state, and no pane comes back empty."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tui.driving import SIZES, driving
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_filter_comes_and_goes_and_the_list_still_moves(size: tuple[int, int]) -> None:
+    async with driving(size) as user:
+        await user.run()
+        everything = user.state.rows
+        await user.press("3", "j", "j", "slash", *"tower")
+        await user.until(lambda s: s.needle == "tower" and s.rows)
+        tokens = [t.text for t in user.state.result.tokens] if user.state.result else []
+        assert {tokens[row.position] for row in user.state.rows} == {" Tower"}
+        await user.press(*"zzz")
+        await user.until(lambda s: s.needle == "towerzzz")
+        assert "Nothing matches towerzzz" in user.text
+        await user.press("enter", "j", "escape")
+        await user.until(lambda s: s.needle == "")
+        assert user.state.rows == everything
+        for _ in range(3):
+            before = user.state.feature
+            await user.press("j")
+            await user.until(lambda s, before=before: s.feature != before)  # type: ignore[misc]
+            assert user.state.rows[user.app._inspect.features.list.cursor].ref == user.state.feature
+
+
+async def test_what_is_selected_but_not_listed_has_no_cursor() -> None:
+    async with driving() as user:
+        await user.run()
+        listed = user.app._inspect.features.list
+        assert any(map(listed.is_marked, range(listed.row_count)))
+        await user.press("slash", *"tower", "enter")
+        await user.until(lambda s: s.feature not in {row.ref for row in s.rows})
+        await user.pilot.pause()
+        assert not any(map(listed.is_marked, range(listed.row_count)))
+
+
+async def test_a_card_that_came_while_hidden_is_there_when_one_looks() -> None:
+    async with driving((80, 24)) as user:
+        await user.run()
+        for _ in range(3):
+            await user.press("4")
+            await user.until(lambda s: s.card)
+            assert "fires on" in user.text
+            await user.press("3", "j")
+            await user.until(lambda s: s.card and not s.tasks)
+            await user.press("enter")
+            await user.until(lambda s: s.card)
+            assert "fires on" in user.text
+            assert "activations over" in user.text
