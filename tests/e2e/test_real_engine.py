@@ -41,7 +41,7 @@ def only_session(state: Path) -> Session:
 
 
 def features_shown(text: str) -> object:
-    return re.search(r"\d+-res-sc\s+:?\d+\s+\d+\.\d", text)
+    return re.search(r"\d+-res-sc\s+:\d+\s+[\d.,]+\s", text)
 
 
 def run_prompt(terminal: Terminal) -> None:

@@ -53,3 +53,15 @@ async def test_a_card_that_came_while_hidden_is_there_when_one_looks() -> None:
             await user.until(lambda s: s.card)
             assert "fires on" in user.text
             assert "activations over" in user.text
+
+
+async def test_what_is_wrong_with_a_prompt_is_seen_in_one_column_too() -> None:
+    async with driving((80, 24)) as user:
+        await user.run()
+        await user.press("1", "ctrl+g")
+        await user.type("/fail")
+        await user.press("enter")
+        await user.until(lambda s: s.notice and s.notice.where == "prompt")
+        await user.pilot.pause()
+        assert user.state.notice is not None
+        assert user.state.notice.text[:30] in user.text

@@ -113,6 +113,9 @@ class InspectScreen(Screen[None]):
             self.header.update(state)
             self.context.update(state)
         self.show_status(state)
+        wrong = state.notice is not None and state.notice.where == "prompt"
+        if wrong and (old is None or state.notice != old.notice) and not self.prompt.display:
+            self.go_to("prompt")  # what is wrong with a prompt is said there
 
     def show_status(self, state: State) -> None:
         self.status.update(state, footer(self._at), self.saescope.busy_seconds)
