@@ -25,6 +25,8 @@ class Family:
     body: str
     blocks: str
     embed: str
+    norm: str
+    """The norm between the last block and the unembedding."""
     sites: dict[str, tuple[str, Side]]
 
 
@@ -34,6 +36,7 @@ _LLAMA = Family(
     body="model",
     blocks="model.layers",
     embed="model.embed_tokens",
+    norm="model.norm",
     sites=_BLOCK
     | {
         "resid_mid": ("post_attention_layernorm", "in"),
@@ -48,6 +51,7 @@ _GEMMA2 = Family(
     body="model",
     blocks="model.layers",
     embed="",
+    norm="model.norm",
     sites=_BLOCK
     | {
         "resid_mid": ("pre_feedforward_layernorm", "in"),
@@ -61,6 +65,7 @@ _GPT2 = Family(
     body="transformer",
     blocks="transformer.h",
     embed="transformer.wte",
+    norm="transformer.ln_f",
     sites=_BLOCK
     | {
         "resid_mid": ("ln_2", "in"),
@@ -75,6 +80,7 @@ _GPT_NEOX = Family(
     body="gpt_neox",
     blocks="gpt_neox.layers",
     embed="gpt_neox.embed_in",
+    norm="gpt_neox.final_layer_norm",
     sites=_BLOCK
     | {
         "attn_out": ("attention", "out"),

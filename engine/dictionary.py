@@ -1,13 +1,13 @@
 """One dictionary: sparse autoencoder or transcoder, with SAELens' meaning of every weight and setting.
 
-Shapes: x [n, d_in], activations [n, d_sae], reconstruction [n, d_out]. Weights are float32; an encoder in a lower
-precision may be kept beside them for screening. The formulas follow SAELens 6.54 (`saes/*.py`), and a test holds
-`encode` and `decode` equal to its own for every architecture.
+Shapes: x [n, d_in], activations [n, d_sae], reconstruction [n, d_out]. Weights are float32, or float64 where the model
+is; an encoder in a lower precision may be kept beside them for screening. The formulas follow SAELens 6.54
+(`saes/*.py`), and a test holds `encode` and `decode` equal to its own for every architecture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 
 from engine.sites import Site
 
+_WEIGHTS = ("encoder", "decoder", "b_enc", "b_dec", "threshold", "r_mag", "b_mag", "skip")
 FORMULAS = {
     "standard": "relu({x}·W_enc + b_enc)",
     "topk": "top {k} of {x}·W_enc + b_enc, relu",
@@ -90,26 +91,37 @@ class Dictionary:
             text += f"; x {self.normalisation}"
         return text + ("; x centred" if self.centre else "")
 
-    def to(self, device: torch.device, screen_dtype: torch.dtype) -> Dictionary:
-        """Move the weights, and keep an encoder in `screen_dtype` where that is not float32."""
-        for name in ("encoder", "decoder", "b_enc", "b_dec", "threshold", "r_mag", "b_mag", "skip"):
+    @property
+    def precision(self) -> torch.dtype:
+        """What is computed in: float32 or float64."""
+        return self.encoder.dtype
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dictionary:
+        """Move the weights beside a model in `dtype`: in float64 with it, with a second encoder below float32."""
+        precision = torch.promote_types(dtype, torch.float32)
+        for name in _WEIGHTS:
             tensor = getattr(self, name)
             if tensor is not None:
-                setattr(self, name, tensor.to(device))
-        self._screen = self.encoder.to(screen_dtype) if screen_dtype != torch.float32 else None
+                setattr(self, name, tensor.to(device, precision))
+        self._screen = self.encoder.to(dtype) if dtype != precision else None
         return self
+
+    def in_precision(self, dtype: torch.dtype) -> Dictionary:
+        """This dictionary, or a copy of it in float64 where `dtype` is."""
+        if torch.promote_types(dtype, torch.float32) == self.precision:
+            return self
+        return replace(self).to(self.encoder.device, dtype)
 
     # --- encoding -----------------------------------------------------------------------------------------------
 
     def pre_activations(self, x: Tensor, *, screen: bool = False) -> Tensor:
         """x [n, d_in] → [n, d_sae] before the activation function, float32 or the screening precision."""
-        encoder = self._screen if screen and self._screen is not None else self.encoder
         centred = self._input(x)
-        if encoder.dtype != torch.float32:
-            pre = linear(centred.to(encoder.dtype), encoder).float().add_(self.b_enc)
+        if screen and self._screen is not None:
+            pre = linear(centred.to(self._screen.dtype), self._screen).float().add_(self.b_enc)
         else:
-            pre = linear(centred, encoder, self.b_enc)
-        return pre * self._decoder_norm if self.rescale_by_decoder_norm else pre
+            pre = linear(centred, self.encoder, self.b_enc)
+        return pre * self.decoder_norm if self.rescale_by_decoder_norm else pre
 
     def encode(self, x: Tensor, *, screen: bool = False) -> Tensor:
         """x [n, d_in] → activations [n, d_sae]."""
@@ -134,14 +146,21 @@ class Dictionary:
         """
         pre = linear(self._input(x), self.encoder[indices]) + self.b_enc[indices]
         if self.rescale_by_decoder_norm:
-            pre = pre * self._decoder_norm[indices]
+            pre = pre * self.decoder_norm[indices]
         if self.kind == "topk":
             chosen = (sparse or self.encode_sparse(x)).indices[:, :, None] == indices
             return (pre.relu() * chosen.any(1)).T
         return self._activate(pre, indices).T
 
+    def activation_of(self, x: Tensor, features: Tensor) -> Tensor:
+        """Activation of feature k on row k of x [m, d_in] → [m], differentiable; for TopK as if it were among the k."""
+        pre = (self._input(x) * self.encoder[features]).sum(1) + self.b_enc[features]
+        if self.rescale_by_decoder_norm:
+            pre = pre * self.decoder_norm[features]
+        return pre.relu() if self.kind == "topk" else self._activate(pre, features)
+
     @cached_property
-    def _decoder_norm(self) -> Tensor:
+    def decoder_norm(self) -> Tensor:
         norm: Tensor = self.decoder.norm(dim=1)
         return norm
 
@@ -162,7 +181,7 @@ class Dictionary:
         return magnitude.relu() * (pre > 0)
 
     def _input(self, x: Tensor) -> Tensor:
-        x = x.float()
+        x = x.to(self.precision)
         if self.centre:
             x = x - x.mean(1, keepdim=True)
         x = self._normalise(x)[0]
@@ -186,39 +205,46 @@ class Dictionary:
 
         `x` is needed where the input was normalised or the transcoder has a skip connection.
         """
-        scaled = activations / self._decoder_norm if self.rescale_by_decoder_norm else activations
-        return self._finish(scaled @ self.decoder, x)
+        scaled = activations / self.decoder_norm if self.rescale_by_decoder_norm else activations
+        return self.finish(scaled @ self.decoder, x)
 
     def decode_sparse(self, sparse: Sparse, x: Tensor | None = None) -> Tensor:
         """As `decode`, from the k features of every row: a gather instead of a product with every feature."""
         values = sparse.values
         if self.rescale_by_decoder_norm:
-            values = values / self._decoder_norm[sparse.indices]
+            values = values / self.decoder_norm[sparse.indices]
         summed = torch.nn.functional.embedding_bag(
             sparse.indices, self.decoder, per_sample_weights=values.to(self.decoder.dtype), mode="sum"
         )
-        return self._finish(summed, x)
+        return self.finish(summed, x)
 
     def decode_active(self, activations: Tensor, x: Tensor | None = None) -> Tensor:
         """As `decode`, from the active entries alone: on a CPU cheaper by far where few of many features fire."""
         rows, features = activations.nonzero(as_tuple=True)
         values = activations[rows, features]
         if self.rescale_by_decoder_norm:
-            values = values / self._decoder_norm[features]
+            values = values / self.decoder_norm[features]
         counts = torch.bincount(rows, minlength=len(activations))
         summed = torch.nn.functional.embedding_bag(
             features, self.decoder, counts.cumsum(0) - counts, per_sample_weights=values, mode="sum"
         )
-        return self._finish(summed, x)
+        return self.finish(summed, x)
 
-    def _finish(self, decoded: Tensor, x: Tensor | None) -> Tensor:
+    def finish(self, decoded: Tensor, x: Tensor | None) -> Tensor:
+        """From Σ f·W_dec [n, d_out] to the reconstruction: bias, skip connection, and what normalising took away."""
         out = decoded + self.b_dec
         if self.is_transcoder:
-            return out + linear(x.float(), self.skip) if self.skip is not None and x is not None else out
+            return out + linear(x.to(self.precision), self.skip) if self.skip is not None and x is not None else out
         if self.normalisation != "none" and x is not None:
-            source = x.float()
-            _, factor, offset = self._normalise(source - source.mean(1, keepdim=True) if self.centre else source)
-            out = out * factor + offset
+            out = out * self.gain(x)
+            source = x.to(self.precision)
+            out = out + self._normalise(source - source.mean(1, keepdim=True) if self.centre else source)[2]
         if self.centre and x is not None:
-            out = out + x.float().mean(1, keepdim=True)
+            out = out + x.to(self.precision).mean(1, keepdim=True)
         return out
+
+    def gain(self, x: Tensor) -> Tensor:
+        """By what the decoded sum is multiplied where the input was normalised: [n, 1]."""
+        source = x.to(self.precision)
+        factor = self._normalise(source - source.mean(1, keepdim=True) if self.centre else source)[1]
+        return factor if isinstance(factor, Tensor) else source.new_full((len(source), 1), factor)

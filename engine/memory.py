@@ -57,3 +57,14 @@ def memory_in_use(device: torch.device) -> Memory:
 
     size = os.sysconf("SC_PAGE_SIZE")
     return Memory(used=pages * size, total=os.sysconf("SC_PHYS_PAGES") * size)
+
+
+def available_bytes(device: torch.device) -> int:
+    """How much memory could be taken now: free on the GPU, or what the system counts as available."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return memory_in_use(device).total // 4

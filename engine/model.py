@@ -7,7 +7,7 @@ Architectures without a row in `engine.architectures` go through TransformerLens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from operator import attrgetter
@@ -124,8 +124,12 @@ class LanguageModel:
         """While inside, every forward pass of the model calls the visitors of the sites it meets."""
         handles = []
         try:
-            for site, visitor in visitors.items():
+            for site in sorted(visitors, key=lambda site: site.kind != "resid_mid"):
                 module, side = self._tap(site)
+                visitor = visitors[site]
+                if site.kind == "resid_mid" and self._family is not None:
+                    visitor, carry = _into_the_stream(visitor)
+                    handles.append(_attach(self._tap(Site("resid_post", site.layer))[0], "out", carry))
                 handles.append(_attach(module, side, visitor))
             if job is not None and self._family is not None:
                 for block in attrgetter(self._family.blocks)(self.hf):
@@ -170,15 +174,26 @@ class LanguageModel:
         return self._body(ids, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits of hidden states [n, d_model] → [n, vocabulary], in float32.
+        """Next-token logits of hidden states [n, d_model] → [n, vocabulary], in float32 or the model's float64.
 
         The input must be 2-D: sliced 3-D states make matmul copy the whole unembedding at every call.
         """
+        precision = torch.promote_types(hidden.dtype, torch.float32)
         if self._family is None:
-            return hidden.float()  # the Bridge has been through the unembedding already
-        scores: Tensor = self.hf.get_output_embeddings()(hidden).float()
+            return hidden.to(precision)  # the Bridge has been through the unembedding already
+        scores: Tensor = self.hf.get_output_embeddings()(hidden).to(precision)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return torch.tanh(scores / cap) * cap if cap else scores
+
+    @property
+    def blocks(self) -> Sequence[nn.Module] | None:
+        """The transformer blocks in order, or None where they cannot be called one by one."""
+        return None if self._family is None else attrgetter(self._family.blocks)(self.hf)
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """What lies between the last block and the unembedding."""
+        assert self._family is not None
+        return attrgetter(self._family.norm)(self.hf)(hidden)  # type: ignore[no-any-return]
 
     @property
     def caches(self) -> bool:
@@ -221,3 +236,20 @@ def _attach(module: nn.Module, side: Side, visitor: Visitor) -> torch.utils.hook
         return visitor(output)
 
     return module.register_forward_hook(after)
+
+
+def _into_the_stream(visitor: Visitor) -> tuple[Visitor, Visitor]:
+    """A visitor of a norm's input, and one of its block's output that adds what the first changed: the stream goes
+    past the norm as well as through it."""
+    changed: list[Tensor] = []
+
+    def visit(x: Tensor) -> Tensor | None:
+        new = visitor(x)
+        if new is not None:
+            changed[:] = [new - x]
+        return new
+
+    def carry(x: Tensor) -> Tensor | None:
+        return x + changed.pop() if changed else None
+
+    return visit, carry
