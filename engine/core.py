@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from engine.answer import Answer, Question
+from engine.circuits.tracer import Tracer
 from engine.errors import BadRequest
 from engine.features import Readings, read_prompt
 from engine.generation import Sampling, generate
@@ -25,6 +26,7 @@ from engine.protocol import (
     Generation,
     HintsRead,
     ListHints,
+    MeasureFaithfulness,
     NextTokensFound,
     Open,
     Opened,
@@ -36,6 +38,8 @@ from engine.protocol import (
     Steered,
     SteerResult,
     Tokenised,
+    Trace,
+    Verify,
 )
 from engine.reading import plain_numbers
 from engine.steering import added_directions
@@ -47,6 +51,7 @@ class Engine:
     def __init__(self) -> None:
         self._opened: OpenSet | None = None
         self._readings: Readings | None = None
+        self._tracer: Tracer | None = None
 
     @property
     def opened(self) -> OpenSet:
@@ -76,6 +81,12 @@ class Engine:
                 job.emit(HintsRead(id=job.id, hints={str(f): hint(self.opened, f) for f in request.features}))
             case Steer():
                 self._steer(request, job)
+            case Trace():
+                self._tracing().trace(request, job)
+            case Verify():
+                self._tracing().verify(request, job)
+            case MeasureFaithfulness():
+                self._tracing().faithfulness(request, job)
             case _:
                 raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
         memory = memory_in_use(self.opened.model.device)
@@ -87,9 +98,14 @@ class Engine:
             return None
         return Counted(tokens=len(self._opened.ids(prompt, chat)), limit=self._opened.model.context)
 
+    def _tracing(self) -> Tracer:
+        if self._tracer is None:
+            self._tracer = Tracer(self.opened)
+        return self._tracer
+
     def _open(self, request: Open, job: Job) -> None:
         started = time.perf_counter()
-        self._opened, self._readings = open_set(request, job), None
+        self._opened, self._readings, self._tracer = open_set(request, job), None, None
         job.emit(
             Opened(
                 id=job.id,

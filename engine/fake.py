@@ -12,11 +12,16 @@ import sys
 import time
 import zlib
 
+import msgspec
+
+from engine import fake_circuit
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.protocol import (
     AnyRequest,
     CardRead,
+    Circuit,
+    CircuitSite,
     Context,
     Counted,
     DictionaryInfo,
@@ -30,6 +35,7 @@ from engine.protocol import (
     HintsRead,
     Hit,
     ListHints,
+    MeasureFaithfulness,
     Memory,
     ModelInfo,
     NextToken,
@@ -49,6 +55,8 @@ from engine.protocol import (
     TokenFeature,
     Tokenised,
     TokenValue,
+    Trace,
+    Verify,
 )
 
 LAYERS = (4, 9, 14)
@@ -64,6 +72,7 @@ class FakeEngine:
         self._load_seconds = load_seconds
         self._open = False
         self._words: list[str] = []
+        self._circuit: Circuit | None = None
 
     def count(self, prompt: str, chat: bool) -> Counted | None:
         return Counted(tokens=len(_words(prompt)), limit=CONTEXT) if self._open else None
@@ -83,6 +92,12 @@ class FakeEngine:
                 job.emit(HintsRead(id=job.id, hints=hints))
             case Steer():
                 self._steer(request, job)
+            case Trace():
+                self._trace(request, job)
+            case Verify():
+                fake_circuit.verify(request, job, self._circuit)
+            case MeasureFaithfulness():
+                fake_circuit.measure(request, job, self._circuit)
             case _:
                 raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
         job.emit(Done(id=job.id, seconds=0.01, memory=_MEMORY))
@@ -132,6 +147,13 @@ class FakeEngine:
             seconds=0.1,
         )
         job.emit(Steered(id=job.id, result=result))
+
+    def _trace(self, request: Trace, job: Job) -> None:
+        prompt = request.prompt or (request.pairs[0].clean if request.pairs else "")
+        request = msgspec.structs.replace(request, prompt=prompt)
+        self._circuit = fake_circuit.trace(
+            request, job, _words(prompt), _SITES, _PROVENANCE, lambda: _obey(prompt, job)
+        )
 
 
 def _words(text: str) -> list[str]:
@@ -241,6 +263,7 @@ _DICTIONARIES = tuple(
     )
     for layer in LAYERS
 )  # fmt: skip
+_SITES = tuple(CircuitSite(d.source, d.hook, d.layer, d.d_sae, 0.0, 0.0, 0) for d in _DICTIONARIES)
 _PROVENANCE = Provenance(
     model="fake-1l", model_sha256="f" * 64, dictionaries={d.source: d.sha256 for d in _DICTIONARIES},
     hooks={d.source: d.hook for d in _DICTIONARIES}, device="cpu", dtype="float32", bos="off", settings={},

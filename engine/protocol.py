@@ -10,6 +10,26 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from engine.circuit_results import (
+    ERROR,
+    METRIC,
+    Ablation,
+    Aggregate,
+    Check,
+    Circuit,
+    CircuitEdge,
+    CircuitNode,
+    CircuitSettings,
+    CircuitSite,
+    ErrorMode,
+    Faithfulness,
+    FaithfulnessPoint,
+    Gradients,
+    Method,
+    Metric,
+    MetricKind,
+    NodeRef,
+)  # fmt: skip
 from engine.errors import BadRequest, SaescopeError, SessionError
 from engine.results import (
     Arm,
@@ -32,65 +52,20 @@ from engine.results import (
     TokenFeature,
     TokenValue,
     parse_feature,
-)
+)  # fmt: skip
 
 __all__ = [
-    "PROTOCOL",
-    "AnyEvent",
-    "AnyRequest",
-    "Arm",
-    "BadRequest",
-    "Cancel",
-    "CardRead",
-    "Context",
-    "Count",
-    "Counted",
-    "DictionaryInfo",
-    "Done",
-    "EngineFault",
-    "Event",
-    "Failed",
-    "FeatureCard",
-    "FeatureRef",
-    "FeaturesFound",
-    "FeaturesResult",
-    "Generated",
-    "Generation",
-    "Hello",
-    "HintsRead",
-    "Hit",
-    "Intervention",
-    "ListHints",
-    "Memory",
-    "ModelInfo",
-    "NextToken",
-    "NextTokensFound",
-    "Open",
-    "Opened",
-    "Progress",
-    "Provenance",
-    "Rank",
-    "Request",
-    "Row",
-    "RowRead",
-    "Run",
-    "SaescopeError",
-    "SessionError",
-    "ShowCard",
-    "SiteFigures",
-    "Steer",
-    "SteerResult",
-    "Steered",
-    "Stopped",
-    "Token",
-    "TokenFeature",
-    "TokenValue",
-    "Tokenised",
-    "event_from_line",
-    "parse_feature",
-    "request_from_line",
-    "to_line",
-]
+    "ERROR", "METRIC", "PROTOCOL", "Ablation", "Aggregate", "AnyEvent", "AnyRequest", "Arm", "BadRequest", "Cancel",
+    "CardRead", "Check", "Checked", "Circuit", "CircuitEdge", "CircuitNode", "CircuitSettings", "CircuitSite",
+    "Context", "Count", "Counted", "DictionaryInfo", "Done", "EngineFault", "ErrorMode", "Event", "Failed",
+    "Faithfulness", "FaithfulnessFound", "FaithfulnessPoint", "FeatureCard", "FeatureRef", "FeaturesFound",
+    "FeaturesResult", "Generated", "Generation", "Gradients", "Hello", "HintsRead", "Hit", "Intervention",
+    "ListHints", "MeasureFaithfulness", "Memory", "Method", "Metric", "MetricKind", "ModelInfo", "NextToken",
+    "NextTokensFound", "NodeRef", "Open", "Opened", "Pair", "Progress", "Provenance", "Rank", "Request", "Row",
+    "RowRead", "Run", "SaescopeError", "SessionError", "ShowCard", "SiteFigures", "Steer", "SteerResult", "Steered",
+    "Stopped", "Token", "TokenFeature", "TokenValue", "Tokenised", "Trace", "TraceGrown", "Verify", "event_from_line",
+    "parse_feature", "request_from_line", "to_line",
+]  # fmt: skip
 
 PROTOCOL = 1
 
@@ -168,13 +143,81 @@ class Steer(Request, frozen=True, kw_only=True, tag="steer"):
     top_p: float = 1.0
 
 
+class Pair(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A prompt and its answer, with the prompt and answer it is compared with where there are such."""
+
+    clean: str
+    answer: str
+    patch: str | None = None
+    patch_answer: str | None = None
+    case: str = ""
+
+
+class Trace(Request, frozen=True, kw_only=True, tag="trace"):
+    """Find the features that cause a metric, and how they feed one another.
+
+    Either `prompt`, with `patch` or against zero, or `pairs`. Without `target` the likeliest next token is the target.
+    """
+
+    prompt: str = ""
+    patch: str | None = None
+    pairs: tuple[Pair, ...] = ()
+    chat: bool = False
+    metric: MetricKind | None = None
+    """None: `difference` where there is something to compare with, else `logit`."""
+    target: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    position: int | None = None
+    method: Method = "ig"
+    steps: int = 10
+    gradients: Gradients = "pass-through"
+    aggregate: Aggregate | None = None
+    """None: `none` for one prompt, `sum` for several."""
+    node_threshold: float | None = None
+    """Smallest |effect| of a node; None keeps the strongest `max_nodes`."""
+    edge_threshold: float | None = None
+    """Smallest |weight| of an edge; None: a thousandth of the metric."""
+    max_nodes: int = 100
+    budget: int = 2000
+    """How many nodes `exact` measures, the strongest by gradient first."""
+    dtype: Literal["float32", "float64"] = "float32"
+    keep_sinks: bool = False
+    """Against zero, change attention sinks too instead of holding them at their clean value."""
+    sources: tuple[str, ...] = ()
+    neurons: tuple[str, ...] = ()
+    """Kinds of sites whose raw neurons are the nodes, e.g. `resid_post`, in place of dictionaries."""
+
+
+class Verify(Request, frozen=True, kw_only=True, tag="verify"):
+    """Measure what the last trace claims: a node's effect, or the edge from `source` to `target`."""
+
+    source: NodeRef
+    target: NodeRef | None = None
+
+
+class MeasureFaithfulness(Request, frozen=True, kw_only=True, tag="faithfulness"):
+    """Faithfulness and completeness of the last trace's nodes at these thresholds; () means a curve.
+
+    With `held_out` they are measured on these pairs instead of the trace's; then `circuit` may bring other nodes.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    ablation: Ablation = "mean"
+    errors: ErrorMode = "nodes"
+    start_layer: int = 0
+    held_out: tuple[Pair, ...] = ()
+    circuit: Circuit | None = None
+
+
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
     """Stop request `target`."""
 
     target: int
 
 
-AnyRequest: TypeAlias = Open | Count | Run | Row | ShowCard | ListHints | Steer | Cancel
+AnyRequest: TypeAlias = (
+    Open | Count | Run | Row | ShowCard | ListHints | Steer | Trace | Verify | MeasureFaithfulness | Cancel
+)
 
 # --- events -------------------------------------------------------------------------------------------------------
 
@@ -259,6 +302,20 @@ class Steered(Event, frozen=True, kw_only=True, tag="steered"):
     result: SteerResult
 
 
+class TraceGrown(Event, frozen=True, kw_only=True, tag="circuit"):
+    """The circuit so far; the last one of a trace is `finished`."""
+
+    circuit: Circuit
+
+
+class Checked(Event, frozen=True, kw_only=True, tag="checked"):
+    check: Check
+
+
+class FaithfulnessFound(Event, frozen=True, kw_only=True, tag="faithfulness"):
+    result: Faithfulness
+
+
 class Done(Event, frozen=True, kw_only=True, tag="done"):
     seconds: float
     memory: Memory
@@ -285,6 +342,9 @@ AnyEvent: TypeAlias = (
     | HintsRead
     | Generated
     | Steered
+    | TraceGrown
+    | Checked
+    | FaithfulnessFound
     | Done
     | Failed
     | Stopped

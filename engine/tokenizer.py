@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>\Z")
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes (Radford et al. 2019, `encoder.py`)."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [b for b in range(256) if b not in own]
@@ -53,7 +53,7 @@ class TextTokenizer:
                 f"The tokenizer in {folder} cannot be read ({error}).", "Save it again with save_pretrained()."
             ) from None
         self._byte_level = '"ByteLevel"' in json.dumps(spec.get("decoder") or {})
-        self._alphabet = _byte_level_alphabet()
+        self._alphabet = byte_level_alphabet()
         self._added: dict[int, str] = {t["id"]: t["content"] for t in spec.get("added_tokens") or []}
         self._special: frozenset[int] = frozenset(t["id"] for t in spec.get("added_tokens") or [] if t["special"])
 

@@ -1,0 +1,1 @@
+"""Circuits: which features cause a metric, and how they feed one another."""
