@@ -10,12 +10,16 @@ from typing import Literal
 import msgspec
 
 from engine.protocol import (
+    Check,
+    Circuit,
     DictionaryInfo,
+    Faithfulness,
     FeatureCard,
     FeatureRef,
     FeaturesResult,
     Intervention,
     ModelInfo,
+    NodeRef,
     Open,
     SteerResult,
 )
@@ -43,6 +47,20 @@ class SteerRecord(msgspec.Struct, frozen=True):
     result: SteerResult
 
 
+class CircuitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One trace, as far as it came, with what was measured of it and what the user made of it."""
+
+    at: str
+    circuit: Circuit
+    checks: tuple[Check, ...] = ()
+    pins: tuple[NodeRef, ...] = ()
+    names: dict[str, str] = {}
+    """`source:index` → the user's name for a feature, whatever its position."""
+    groups: dict[str, str] = {}
+    """`source:index@position` → the group (supernode) a node is in."""
+    faithfulness: Faithfulness | None = None
+
+
 class View(msgspec.Struct, frozen=True):
     """What was on the screen: a replay opens where the session was left."""
 
@@ -56,6 +74,11 @@ class View(msgspec.Struct, frozen=True):
     site: str | None = None
     steer: int = -1
     intervention: Intervention | None = None
+    circuit: int = -1
+    """Index into `circuits`."""
+    node_threshold: float | None = None
+    """Smallest |effect| shown; None: all that the circuit has."""
+    edge_threshold: float | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +104,7 @@ class Session(msgspec.Struct, frozen=True):
     hints: dict[str, str] = {}
     """`source:index` → the tokens a feature peaks on."""
     steers: tuple[SteerRecord, ...] = ()
+    circuits: tuple[CircuitRecord, ...] = ()
     marks: tuple[FeatureRef, ...] = ()
     log: tuple[LogLine, ...] = ()
     view: View = View()
@@ -88,7 +112,7 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def is_empty(self) -> bool:
         """Nothing worth keeping happened."""
-        return not (self.runs or self.steers or self.marks or self.view.draft.strip())
+        return not (self.runs or self.steers or self.circuits or self.marks or self.view.draft.strip())
 
 
 def neuronpedia_ids(session: Session) -> dict[str, str]:
