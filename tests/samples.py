@@ -9,11 +9,17 @@ from engine.job import Job
 from engine.protocol import (
     AnyEvent,
     AnyRequest,
+    Check,
+    Checked,
+    Circuit,
     Event,
+    FaithfulnessFound,
     FeatureRef,
     FeaturesFound,
     FeaturesResult,
     Intervention,
+    MeasureFaithfulness,
+    NodeRef,
     Open,
     Opened,
     Rank,
@@ -21,8 +27,11 @@ from engine.protocol import (
     Steer,
     Steered,
     SteerResult,
+    Trace,
+    TraceGrown,
+    Verify,
 )
-from sessions.model import LogLine, RunRecord, Session, SteerRecord, View
+from sessions.model import CircuitRecord, LogLine, RunRecord, Session, SteerRecord, View
 
 AT = "2026-05-01T10:00:00+00:00"
 PROMPT = "The Eiffel Tower is in the city of"
@@ -57,6 +66,51 @@ def steered(feature: FeatureRef = WITH_PAGE, strength: float = 5.0) -> SteerResu
     return answer(request, Steered).result
 
 
+def conversation(*requests: AnyRequest) -> list[AnyEvent]:
+    """Everything one fake engine says to requests in turn."""
+    seen: list[Event] = []
+    engine = FakeEngine()
+    for request in requests:
+        engine.handle(request, Job(request.id, seen.append))
+    return seen  # type: ignore[return-value]
+
+
+def growth(prompt: str = PROMPT, request: int = 3) -> list[Circuit]:
+    """A circuit as it grows; the last one is finished."""
+    return [e.circuit for e in answers(Trace(id=request, prompt=prompt)) if isinstance(e, TraceGrown)]
+
+
+def circuit(prompt: str = PROMPT) -> Circuit:
+    return growth(prompt)[-1]
+
+
+def check(source: NodeRef, target: NodeRef | None = None) -> Check:
+    """What the fake engine measures on its circuit."""
+    events = conversation(Trace(id=3, prompt=PROMPT), Verify(id=4, source=source, target=target))
+    return next(e.check for e in events if isinstance(e, Checked))
+
+
+def circuit_record(prompt: str = PROMPT) -> CircuitRecord:
+    """A circuit with everything a user adds to one."""
+    traced = circuit(prompt)
+    refs = [node.ref for node in traced.nodes[1:]]
+    events = conversation(
+        Trace(id=3, prompt=prompt),
+        Verify(id=4, source=refs[0]),
+        Verify(id=5, source=refs[1]),
+        MeasureFaithfulness(id=6),
+    )
+    return CircuitRecord(
+        AT,
+        traced,
+        checks=tuple(e.check for e in events if isinstance(e, Checked)),
+        pins=(refs[1],),
+        names={f"{refs[0].source}:{refs[0].index}": "capital \x1b[31m"},
+        groups={str(refs[0]): "cities"},
+        faithfulness=next(e.result for e in events if isinstance(e, FaithfulnessFound)),
+    )
+
+
 def session(prompt: str = PROMPT, top: int = 50) -> Session:
     """A session with every field filled."""
     result = features(prompt, top=top)
@@ -73,6 +127,7 @@ def session(prompt: str = PROMPT, top: int = 50) -> Session:
         cards=(fake_card(WITH_PAGE),),
         hints={str(WITH_PAGE): "·word3 \x1b[31m"},
         steers=(SteerRecord(AT, steered()),),
+        circuits=(circuit_record(prompt),),
         marks=(WITH_PAGE, WITHOUT_PAGE),
         log=(LogLine(AT, "opened"), LogLine(AT, "a\nb")),
         view=View(
@@ -85,5 +140,8 @@ def session(prompt: str = PROMPT, top: int = 50) -> Session:
             site="9-res-fk",
             steer=0,
             intervention=Intervention(WITH_PAGE, -2.5),
+            circuit=0,
+            node_threshold=0.05,
+            edge_threshold=0.02,
         ),
     )

@@ -96,6 +96,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("run.newer", ")", "run(1)", "newer run", "Show the run after this one"),
     Action("feature.mark", "space", "mark", "mark", "Mark the selected feature, or unmark it: marks feed the quicklist"),
     Action("feature.steer", "s", "steer", "steer", "Take the selected feature into steering"),
+    Action("circuit.trace", "c", "trace", "trace", "Trace what the next token of the shown run comes from, in pane 5"),
     Action("feature.copy_link", "y", "copy_link", "copy link", "Copy the selected feature's link or name to your terminal's clipboard"),
     Action("feature.clear", "u", "clear_feature", "all features", "Select no feature: tokens show how strongly anything fires"),
     Action("tokens.strength_bars", "b", "bars", "bars", "Show activations as bars under the tokens too"),
@@ -121,6 +122,24 @@ ACTIONS: tuple[Action, ...] = (
     Action("features.card", "enter,right,l", "open_card", "card", "Go to the selected feature's card", "features", palette=False),
     *_moves("card", "the card"),
     *_moves("circuit", "the circuit"),
+    Action("circuit.open", "right,l", "sideways(1)", "open", "Open a node: what feeds it; on the grid the next token", "circuit", palette=False),
+    Action("circuit.close", "left,h", "sideways(-1)", "close", "Close a node, or go to what it feeds; on the grid the token before", "circuit", palette=False),
+    Action("circuit.enter", "enter", "enter", "open, close", "Open or close a node; from the grid to the tree; trace where nothing was", "circuit", palette=False),
+    Action("circuit.explain", "T", "aim", "what to explain", "Say what the next trace explains: ·Paris / ·Rome | other prompt", "circuit"),
+    Action("circuit.method", "m", "method", "method", "Method of the next trace: attrib, ig or exact", "circuit"),
+    Action("circuit.more_nodes", "less_than_sign", "nodes(-1)", "more nodes", "Show weaker nodes too: a lower threshold of effects", "circuit"),
+    Action("circuit.fewer_nodes", "greater_than_sign", "nodes(1)", "fewer nodes", "Show fewer nodes: a higher threshold of effects", "circuit"),
+    Action("circuit.more_edges", "comma", "edges(-1)", "more edges", "Show weaker edges too: a lower threshold of edges", "circuit"),
+    Action("circuit.fewer_edges", "full_stop", "edges(1)", "fewer edges", "Show fewer edges: a higher threshold of edges", "circuit"),
+    Action("circuit.verify", "v", "verify", "verify", "Measure by intervention what the line claims: its edge, or under the metric its effect", "circuit"),
+    Action("circuit.verify_effect", "V", "verify_whole", "verify effect", "Measure the node's whole effect by intervention", "circuit"),
+    Action("circuit.pin", "p", "pin", "pin", "Pin a node: it stays whatever the thresholds are; or unpin it", "circuit"),
+    Action("circuit.name", "n", "rename", "name", "Give the feature a name of your own", "circuit"),
+    Action("circuit.group", "a", "group", "group", "Put the node in a named group, or with an empty name out of it", "circuit"),
+    Action("circuit.grid", "w", "positions", "grid", "Show where the nodes are: tokens by sites, or the tree again", "circuit"),
+    Action("circuit.faithfulness", "F", "faithfulness", "faithfulness", "Measure whether the nodes are enough, and whether they are all", "circuit"),
+    Action("circuit.older", "H", "circuit(-1)", "older circuit", "Show the circuit traced before this one", "circuit"),
+    Action("circuit.newer", "L", "circuit(1)", "newer circuit", "Show the circuit traced after this one", "circuit"),
     Action("steering.weaker", "left,h", "strength(-1)", "weaker", "Less strength, in quarters of the feature's maximum", "steering", palette=False),
     Action("steering.stronger", "right,l", "strength(1)", "stronger", "More strength", "steering", palette=False),
     Action("steering.weaker_fine", "H,shift+left", "strength(-0.1)", "a little weaker", "A little less strength", "steering", palette=False),
@@ -147,7 +166,8 @@ def bindings(group: Group) -> list[Binding]:
 
 
 _SHOWN = {
-    "question_mark": "?", "slash": "/", "equals_sign": "=", "left": "←", "right": "→", "up": "↑", "down": "↓",
+    "question_mark": "?", "slash": "/", "equals_sign": "=", "less_than_sign": "<", "greater_than_sign": ">",
+    "comma": ",", "full_stop": ".", "left": "←", "right": "→", "up": "↑", "down": "↓",
     "enter": "enter", "space": "space", "escape": "esc", "pageup": "pgup", "pagedown": "pgdn",
 }  # fmt: skip
 
@@ -163,7 +183,7 @@ _FOOTERS: dict[Group, tuple[str, ...]] = {
     "tokens": ("tokens.scope", "feature.next", "feature.mark", "feature.steer"),
     "features": ("features.filter", "features.order", "tokens.scope", "feature.mark", "feature.steer"),
     "card": ("feature.next", "feature.mark", "feature.steer", "feature.copy_link"),
-    "circuit": ("feature.next", "feature.mark"),
+    "circuit": ("circuit.open", "circuit.verify", "circuit.trace", "circuit.pin", "circuit.grid", "circuit.more_nodes"),
     "steering": ("steering.stronger", "steering.number", "steering.run", "steering.seed"),
 }
 _ALWAYS = ("help.keys", "help.palette", "app.quit")

@@ -38,10 +38,12 @@ from sessions.store import now, unfinished
 from themes.builtin import FALLBACK_VARIABLES, THEMES
 from themes.palettes import DEFAULT
 from tui import reducer
+from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
 from tui.messages import EngineSpoke, PromptSubmitted
 from tui.recorder import Recorder
+from tui.restore import from_session
 from tui.screens.inspect import InspectScreen
 from tui.state import Notice, State, Task
 from tui.styles import STYLE_SHEETS
@@ -85,19 +87,20 @@ class SaescopeApp(App[None], Clipboard):
         if connect is None:
             self.state = reducer.without_engine(self.state)
         if session is not None:
-            self.state = reducer.from_session(self.state, session)
+            self.state = from_session(self.state, session)
         self._recorder = recorder
         if recorder is not None and session is not None:
             recorder.mark_written(self.state)
         self._client = EngineClient(connect, self._deliver) if connect else None
-        self._wants = Wants(self._next_id)
+        self._wants = Wants(self.next_id)
         self._history = History()
         self._recalled = 0
         self._saving: Timer | None = None
         self._counting: Timer | None = None
         self._steering: Timer | None = None
         self._busy_since = time.monotonic()
-        self._inspect = InspectScreen()
+        self.inspect = InspectScreen()
+        self.circuits = CircuitControl(self)
         self._held: list[events.Event] = []
         """Keys that came while nothing had the focus."""
 
@@ -105,7 +108,7 @@ class SaescopeApp(App[None], Clipboard):
         return FALLBACK_VARIABLES
 
     def get_default_screen(self) -> InspectScreen:
-        return self._inspect
+        return self.inspect
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class SaescopeApp(App[None], Clipboard):
         for name in (signal.SIGHUP, signal.SIGTERM):
             loop.add_signal_handler(name, self._leave_on_signal)
         self.set_interval(1.0, self._tick)
-        self.theme_changed_signal.subscribe(self, lambda _: self._inspect.show(self.state, None))
+        self.theme_changed_signal.subscribe(self, lambda _: self.inspect.show(self.state, None))
         if self._client is not None:
             self.call_after_refresh(self._start_engine)
             if left := await asyncio.to_thread(unfinished):
@@ -137,7 +140,7 @@ class SaescopeApp(App[None], Clipboard):
     @property
     def _nothing_listens(self) -> bool:
         try:
-            return self.screen is self._inspect and (self.focused is None or bool(self._held))
+            return self.screen is self.inspect and (self.focused is None or bool(self._held))
         except ScreenStackError:  # before the first screen
             return True
 
@@ -156,7 +159,7 @@ class SaescopeApp(App[None], Clipboard):
         except OSError as error:
             self.receive(EngineLost(str(error)))
             return
-        self._client.send(msgspec.structs.replace(self.state.opening, id=self._next_id()))
+        self._client.send(msgspec.structs.replace(self.state.opening, id=self.next_id()))
 
     def _leave_on_signal(self) -> None:
         """The line was cut or we were told to go: keep the session, leave the rest.
@@ -177,7 +180,8 @@ class SaescopeApp(App[None], Clipboard):
             self._client.cut()
         self.exit()
 
-    def _next_id(self) -> int:
+    def next_id(self) -> int:
+        """A number for a request."""
         return self._client.next_id() if self._client is not None else 0
 
     # --- the state ----------------------------------------------------------------------------------------------
@@ -187,8 +191,8 @@ class SaescopeApp(App[None], Clipboard):
         old, self.state = self.state, step(self.state)
         if self.state is old:
             return
-        if self._inspect.is_mounted:
-            self._inspect.show(self.state, old)
+        if self.inspect.is_mounted:
+            self.inspect.show(self.state, old)
         for request in self._wants.missing(self.state):
             self._send(request)
         if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):
@@ -211,8 +215,9 @@ class SaescopeApp(App[None], Clipboard):
             self._wants.answered(event.id)
         if isinstance(event, Hello):
             self._busy_since = time.monotonic()
-        ready = self.state.engine.phase == "ready"
+        before, ready = self.state, self.state.engine.phase == "ready"
         self.change(lambda s: reducer.reduce_event(s, event, now()))
+        self.circuits.heard(before, self.state)
         if isinstance(event, EngineLost):
             self._restart(ready)
         elif not ready and self.state.engine.phase == "ready":
@@ -231,6 +236,13 @@ class SaescopeApp(App[None], Clipboard):
             return
         self.call_later(self._start_engine)
 
+    def ask(self, request: Request, started: Callable[[State], State]) -> None:
+        """Send what the user waits for; what is on screen is dimmed where the answer takes its time."""
+        self._busy_since = time.monotonic()
+        self.change(started)
+        self._send(request)
+        self.set_timer(_SLOW_AFTER, lambda: self.change(lambda s: reducer.request_is_slow(s, request.id)))
+
     def _send(self, request: Request) -> None:
         if self._client is not None:
             self._client.send(request)
@@ -245,9 +257,9 @@ class SaescopeApp(App[None], Clipboard):
     def _tick(self) -> None:
         """Once a second while something runs the status line counts; idle, nothing is sent."""
         if self._held:
-            self._inspect.panes[self._inspect.at].home.focus()
+            self.inspect.panes[self.inspect.at].home.focus()
         if self.state.tasks or self.state.engine.phase in {"starting", "opening"}:
-            self._inspect.show_status(self.state)
+            self.inspect.show_status(self.state)
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
@@ -265,11 +277,9 @@ class SaescopeApp(App[None], Clipboard):
         if self.state.engine.phase != "ready":
             self.change(lambda s: reducer.queue_prompt(s, text))
             return
-        request = Run(id=self._next_id(), prompt=text, chat=self.state.chat, rank=self.state.rank, per_site=_PER_SITE)
-        self._busy_since = time.monotonic()
-        self.change(lambda s: reducer.run_started(s, request.id))
-        self._send(request)
-        self.set_timer(_SLOW_AFTER, lambda: self.change(lambda s: reducer.run_is_slow(s, request.id)))
+        chat, rank = self.state.chat, self.state.rank
+        request = Run(id=self.next_id(), prompt=text, chat=chat, rank=rank, per_site=_PER_SITE)
+        self.ask(request, lambda s: reducer.run_started(s, request.id))
 
     def rank_anew(self) -> None:
         """Change how features are ranked, and rank the prompt on screen again."""
@@ -293,7 +303,7 @@ class SaescopeApp(App[None], Clipboard):
 
     def _count_now(self) -> None:
         if self.state.engine.phase == "ready" and not self.state.replaying:
-            self._send(Count(id=self._next_id(), prompt=self.state.draft, chat=self.state.chat))
+            self._send(Count(id=self.next_id(), prompt=self.state.draft, chat=self.state.chat))
 
     def recall(self, step: int) -> None:
         """An older or newer prompt of the history into the field."""
@@ -308,7 +318,7 @@ class SaescopeApp(App[None], Clipboard):
 
     def _cancel(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
-            self._send(Cancel(id=self._next_id(), target=task.id))
+            self._send(Cancel(id=self.next_id(), target=task.id))
 
     # --- steering -----------------------------------------------------------------------------------------------
 
@@ -341,7 +351,7 @@ class SaescopeApp(App[None], Clipboard):
             self.say("Nothing to steer.", "Run a prompt, select a feature and press s.", "warning")
             return
         request = Steer(
-            id=self._next_id(),
+            id=self.next_id(),
             prompt=state.result.prompt,
             chat=state.result.chat,
             interventions=(Intervention(steering.feature, steering.strength),),
@@ -349,9 +359,7 @@ class SaescopeApp(App[None], Clipboard):
             seed=steering.seed,
             temperature=steering.temperature,
         )
-        self._busy_since = time.monotonic()
-        self.change(lambda s: reducer.steer_started(s, request.id))
-        self._send(request)
+        self.ask(request, lambda s: reducer.steer_started(s, request.id))
 
     # --- the session file ---------------------------------------------------------------------------------------
 
@@ -382,5 +390,5 @@ class SaescopeApp(App[None], Clipboard):
         if self.state.runs:
             self.save(closing=True)
         self._recorder = Recorder(path, session)
-        self.change(lambda s: reducer.from_session(s, session))
+        self.change(lambda s: from_session(s, session))
         self.say(f"Resumed the session of {session.updated[11:16]} UTC.")

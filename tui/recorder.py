@@ -27,6 +27,9 @@ def to_session(state: State, base: Session) -> Session:
         site=state.site,
         steer=steering.shown if steering.shown >= 0 else len(state.steers) - 1,
         intervention=Intervention(steering.feature, steering.strength) if steering.feature else None,
+        circuit=state.circuit.shown,
+        node_threshold=state.circuit.node_threshold,
+        edge_threshold=state.circuit.edge_threshold,
     )
     return msgspec.structs.replace(
         base,
@@ -41,6 +44,7 @@ def to_session(state: State, base: Session) -> Session:
         cards=tuple(state.cards.values()),
         hints=dict(state.hints),
         steers=state.steers,
+        circuits=state.circuits,
         marks=state.marks,
         log=state.log,
         view=view,
@@ -62,7 +66,7 @@ def _versions() -> dict[str, str]:
 
 _KEPT = (
     "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "steers", "marks",
-    "steering", "log", "title",
+    "steering", "circuits", "circuit", "log", "title",
 )  # fmt: skip  # the parts of the state that are in the file
 
 

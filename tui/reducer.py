@@ -14,9 +14,11 @@ from engine.client import EngineLost
 from engine.protocol import (
     AnyEvent,
     CardRead,
+    Checked,
     Counted,
     Done,
     Failed,
+    FaithfulnessFound,
     FeatureRef,
     FeaturesFound,
     Generated,
@@ -28,9 +30,11 @@ from engine.protocol import (
     RowRead,
     Steered,
     Stopped,
+    TraceGrown,
 )
-from sessions.model import LogLine, RunRecord, Session, SteerRecord
-from tui.state import ORDERS, RANKS, EngineState, Notice, State, Steering, Task, fault_notice
+from sessions.model import LogLine, RunRecord, SteerRecord
+from tui import circuit_reducer
+from tui.state import ORDERS, RANKS, EngineState, Notice, State, Steering, Task, TaskKind, Where, fault_notice
 from tui.text import counted
 
 _LOG_LINES = 500
@@ -58,6 +62,13 @@ def logged(state: State, at: str, text: str) -> State:
 
 def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
     """The state after an event; `at` is the time it came."""
+    after = circuit_reducer.settled(_reduced(state, event, at))
+    if len(after.circuits) > len(state.circuits):
+        return logged(after, at, circuit_reducer.story(after.circuits[-1]))
+    return after
+
+
+def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
     match event:
         case EngineLost():
             return _lost(state, event, at)
@@ -88,6 +99,12 @@ def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
             return _steering(state, plain=plain, steered=steered, kl=kl)
         case Steered():
             return _steered(state, event, at)
+        case TraceGrown() if _awaited(state, event.id):
+            return circuit_reducer.grown(state, event.circuit, at)
+        case Checked() if _awaited(state, event.id):
+            return logged(circuit_reducer.checked(state, event.check), at, circuit_reducer.check_story(event.check))
+        case FaithfulnessFound() if _awaited(state, event.id):
+            return circuit_reducer.measured(state, event.result)
         case Done():
             return _ended(_engine(state, memory=event.memory), event.id)
         case Stopped():
@@ -147,6 +164,7 @@ def _lost(state: State, event: EngineLost, at: str) -> State:
         "error",
         "It is being started again; nothing of the session is lost.",
     )
+    state = circuit_reducer.forgotten(state)
     return logged(_with(state, engine=engine, tasks=(), notice=notice), at, f"engine lost: {event.reason}")
 
 
@@ -202,9 +220,13 @@ def _failed(state: State, event: Failed, at: str) -> State:
     task = next((t for t in state.tasks if t.id == event.id), None)
     if task is None:
         return state
-    where = {"run": "prompt", "steer": "steering"}[task.kind]
-    state = _with(_ended(state, event.id), notice=fault_notice(event.error, where))  # type: ignore[arg-type]
+    state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
     return logged(state, at, event.error.message)
+
+
+_PLACES: dict[TaskKind, Where] = {
+    "run": "prompt", "steer": "steering", "trace": "circuit", "verify": "circuit", "faithfulness": "circuit",
+}  # fmt: skip
 
 
 # --- what the user did --------------------------------------------------------------------------------------------
@@ -222,7 +244,7 @@ def run_started(state: State, request: int) -> State:
     )
 
 
-def run_is_slow(state: State, request: int) -> State:
+def request_is_slow(state: State, request: int) -> State:
     """The results on screen may be dimmed now."""
     return _with(state, slow=True) if _awaited(state, request) else state
 
@@ -263,8 +285,8 @@ def steer_started(state: State, request: int) -> State:
 
 
 def stopped(state: State) -> State:
-    """Everything under way was cancelled."""
-    return _with(state, tasks=(), queued=False)
+    """Everything under way was cancelled; a circuit is kept as far as it had grown."""
+    return circuit_reducer.settled(_with(state, tasks=(), queued=False))
 
 
 def select_token(state: State, token: int) -> State:
@@ -347,50 +369,3 @@ def set_strength(state: State, strength: float) -> State:
 
 def next_seed(state: State) -> State:
     return _steering(state, seed=state.steering.seed + 1)
-
-
-def from_session(state: State, session: Session) -> State:
-    """The screen as it was when the session was saved."""
-    view = session.view
-    steering = Steering()
-    if 0 <= view.steer < len(session.steers):
-        result = session.steers[view.steer].result
-        first = result.interventions[0] if result.interventions else None
-        steering = Steering(
-            feature=first.feature if first else None,
-            strength=first.strength if first else 0.0,
-            plain=result.plain.text,
-            steered=result.steered.text,
-            kl=result.kl,
-            shown=view.steer,
-        )
-    if view.intervention is not None:
-        steering = msgspec.structs.replace(
-            steering, feature=view.intervention.feature, strength=view.intervention.strength
-        )
-    engine = msgspec.structs.replace(
-        state.engine,
-        model=session.model or state.engine.model,
-        dictionaries=session.dictionaries or state.engine.dictionaries,
-    )
-    state = _with(
-        state,
-        engine=engine,
-        draft=view.draft,
-        draft_put=state.draft_put + 1,
-        chat=view.chat,
-        runs=session.runs,
-        shown=view.run,
-        token=view.token,
-        feature=view.feature,
-        scope=view.scope,
-        site=view.site,
-        cards={card.ref: card for card in session.cards},
-        hints=session.hints,
-        marks=session.marks,
-        steers=session.steers,
-        steering=steering,
-        title=session.title,
-        log=session.log,
-    )
-    return select_token(state, view.token)

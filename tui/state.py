@@ -21,9 +21,13 @@ from engine.protocol import (
     Rank,
     SiteFigures,
 )
-from sessions.model import LogLine, RunRecord, SteerRecord
+from sessions.model import CircuitRecord, LogLine, RunRecord, SteerRecord
+from tui.circuit_state import CircuitView, TreeRow, tree
 
 Scope = Literal["prompt", "token"]
+TaskKind = Literal["run", "steer", "trace", "verify", "faithfulness"]
+Where = Literal["", "prompt", "steering", "circuit"]
+"""The pane in which something is said; "" is the status line."""
 Order = Literal["activation", "share", "source", "position"]
 ORDERS: tuple[Order, ...] = ("activation", "share", "source", "position")
 RANKS: tuple[Rank, ...] = ("max", "sum", "mean")
@@ -46,7 +50,7 @@ class Task(msgspec.Struct, frozen=True):
     """A request under way that the user waits for."""
 
     id: int
-    kind: Literal["run", "steer"]
+    kind: TaskKind
     text: str
     done: int = 0
     total: int = 0
@@ -59,7 +63,7 @@ class Notice(msgspec.Struct, frozen=True):
     level: Literal["info", "warning", "error"] = "info"
     remedy: str = ""
     detail: str = ""
-    where: Literal["", "prompt", "steering"] = ""
+    where: Where = ""
 
 
 class Steering(msgspec.Struct, frozen=True):
@@ -125,6 +129,10 @@ class State(msgspec.Struct, frozen=True, dict=True):
     marks: tuple[FeatureRef, ...] = ()
     steering: Steering = Steering()
     steers: tuple[SteerRecord, ...] = ()
+    circuits: tuple[CircuitRecord, ...] = ()
+    growing: CircuitRecord | None = None
+    """What the trace under way has found so far; it is kept when the trace ends, however it ends."""
+    circuit: CircuitView = CircuitView()
     notice: Notice | None = None
     saved: str = ""
     title: str = ""
@@ -246,6 +254,26 @@ class State(msgspec.Struct, frozen=True, dict=True):
         )
 
     @cached_property
+    def traced(self) -> CircuitRecord | None:
+        """The circuit on screen."""
+        shown = self.circuit.shown
+        return self.growing or (self.circuits[shown] if 0 <= shown < len(self.circuits) else None)
+
+    @property
+    def tree(self) -> tuple[TreeRow, ...]:
+        """The lines of its tree."""
+        return tree(self.traced, self.circuit) if self.traced else ()
+
+    @cached_property
+    def column(self) -> int:
+        """The token of the circuit under the cursor: that of the screen where it is the same prompt."""
+        if self.traced is None:
+            return 0
+        tokens = self.traced.circuit.tokens
+        same = self.result is not None and self.result.tokens == tokens
+        return max(0, min(self.token if same else self.circuit.column, len(tokens) - 1))
+
+    @cached_property
     def card(self) -> FeatureCard | None:
         return self.cards.get(self.feature) if self.feature else None
 
@@ -262,6 +290,11 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def stale(self) -> bool:
         """The results on screen are about to be replaced, and not at once: they are dimmed."""
         return self.slow and self.task("run") is not None
+
+    @property
+    def stale_circuit(self) -> bool:
+        """A trace is under way and what is on screen is still the one before."""
+        return self.slow and self.task("trace") is not None and self.growing is None
 
     def scale_of(self, ref: FeatureRef | None) -> float:
         """What one step of steering is measured in: the feature's largest known activation."""
@@ -288,6 +321,6 @@ def _natural(source: str) -> tuple[int, str]:
     return (int(layer) if layer.isdigit() else -1, rest)
 
 
-def fault_notice(fault: EngineFault, where: Literal["", "prompt", "steering"] = "") -> Notice:
+def fault_notice(fault: EngineFault, where: Where = "") -> Notice:
     """An engine's error as the user reads it."""
     return Notice(fault.message, "error", fault.remedy, fault.detail, where)

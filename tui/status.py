@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.style import Style
 from rich.text import Text
 
-from tui.actions import HELP, Action, shown_keys
+from tui.actions import HELP, Action, Group, shown_keys
 from tui.state import State
 from tui.text import cell_len, counted, number, visible, visible_token
 from tui.widgets.bar import Bar, shortened
@@ -60,10 +60,16 @@ _IDLE = 27
 
 
 class Status(Bar):
-    """The bottom line: what happens, how far it is and how to stop it; key hints on the right."""
+    """The bottom line: what happens, how far it is and how to stop it; key hints on the right.
 
-    def update(self, state: State, hints: Sequence[Action], seconds: float) -> None:
-        """`seconds` is how long the work under way has taken."""
+    What is said in a pane that is not on screen is said here.
+    """
+
+    _seen: frozenset[Group] = frozenset()
+
+    def update(self, state: State, hints: Sequence[Action], seconds: float, seen: frozenset[Group]) -> None:
+        """`seconds` is how long the work under way has taken, `seen` the panes that are on screen."""
+        self._seen = seen
         width = self.size.width
         if state.idle:
             keys = self._hints(hints, width - _IDLE - 2)
@@ -89,7 +95,7 @@ class Status(Bar):
 
     def _what(self, state: State, seconds: float) -> Text:
         notice = state.notice
-        if notice is not None and not notice.where:
+        if notice is not None and notice.where not in self._seen:
             remedy = f" {visible(notice.remedy)}" if notice.remedy else ""
             details = "  e details" if notice.detail else ""
             room = self.size.width - cell_len(remedy) - cell_len(details) - 2  # what to do is said whole

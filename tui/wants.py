@@ -44,7 +44,11 @@ class Wants:
         return requests
 
     def _unknown_hints(self, state: State) -> tuple[FeatureRef, ...]:
-        return tuple(row.ref for row in state.rows if str(row.ref) not in state.hints)[:_HINTS]
+        """Features of the list, then of the circuit, whose peaks are not known."""
+        listed = [row.ref for row in state.rows]
+        nodes = state.traced.circuit.nodes if state.traced else ()
+        listed += [FeatureRef(node.ref.source, node.ref.index) for node in nodes if node.ref.index >= 0]
+        return tuple(ref for ref in dict.fromkeys(listed) if str(ref) not in state.hints)[:_HINTS]
 
     def _may_ask(self, key: object) -> bool:
         return key not in self._asked.values()

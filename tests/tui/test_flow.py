@@ -33,7 +33,7 @@ async def test_a_prompt_brings_tokens_features_and_a_card(size: tuple[int, int])
         assert state.token == 7
         assert "3 Features" in user.text
         assert str(state.rows[0].ref.index) in user.text
-        assert user.app.screen.focused is user.app._inspect.tokens.home
+        assert user.app.screen.focused is user.app.inspect.tokens.home
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -89,7 +89,7 @@ async def test_the_cursor_moves_from_token_to_token() -> None:
         assert user.state.token == 7
         await user.press("3", "{", "{")
         assert user.state.token == 5
-        assert user.app._inspect.at == "features"
+        assert user.app.inspect.at == "features"
 
 
 async def test_features_of_the_token_under_the_cursor() -> None:
@@ -117,7 +117,7 @@ async def test_selecting_a_feature_colours_the_tokens_and_fills_the_card() -> No
         assert state.card.ref == chosen
         assert str(chosen) in user.text
         await user.press("enter")
-        assert user.app._inspect.at == "card"
+        assert user.app.inspect.at == "card"
         await user.press("u")
         assert user.state.feature is None
         assert "anything that fires" in user.text
@@ -149,7 +149,7 @@ async def test_sites_order_filter_and_marks() -> None:
         assert user.state.rows
         assert all("word3" in r.hint for r in user.state.rows)
         await user.press("enter")
-        assert user.app._inspect.features.list.has_focus
+        assert user.app.inspect.features.list.has_focus
         await user.press("space")
         assert user.state.marks == (user.state.feature,)
         assert "●" in user.text
@@ -175,7 +175,7 @@ async def test_steering_streams_two_texts() -> None:
     async with driving() as user:
         await user.run()
         await user.press("s")
-        assert user.app._inspect.at == "steering"
+        assert user.app.inspect.at == "steering"
         await user.press("l", "l")
         state = await user.until(lambda s: s.steers and not s.tasks)
         assert state.steering.strength == pytest.approx(0.5 * 44.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.driving import SIZES, Driver, driving
+from tests.tui.test_circuit import hinted
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "screens"
 _CHANGING = (
@@ -51,5 +52,14 @@ async def test_the_screen_looks_as_it_did(size: tuple[int, int]) -> None:
         await user.press("s", "right", "right")
         await user.until(lambda s: s.steers and not s.tasks)
         _compare(f"{where}-steering", user)
+        await user.press("c")
+        await user.until(lambda s: s.circuits and not s.tasks and hinted(s))
+        await user.press("j", "l", "v")
+        await user.until(lambda s: s.traced and s.traced.checks and not s.tasks)
+        await user.until(lambda s: s.card and s.values)
+        _compare(f"{where}-circuit", user)
+        await user.press("w")
+        _compare(f"{where}-grid", user)
+        await user.press("w")
         await user.press("escape", "?")
         _compare(f"{where}-help", user)

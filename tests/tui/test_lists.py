@@ -26,13 +26,13 @@ async def test_a_filter_comes_and_goes_and_the_list_still_moves(size: tuple[int,
             before = user.state.feature
             await user.press("j")
             await user.until(lambda s, before=before: s.feature != before)  # type: ignore[misc]
-            assert user.state.rows[user.app._inspect.features.list.cursor].ref == user.state.feature
+            assert user.state.rows[user.app.inspect.features.list.cursor].ref == user.state.feature
 
 
 async def test_what_is_selected_but_not_listed_has_no_cursor() -> None:
     async with driving() as user:
         await user.run()
-        listed = user.app._inspect.features.list
+        listed = user.app.inspect.features.list
         assert any(map(listed.is_marked, range(listed.row_count)))
         await user.press("slash", *"tower", "enter")
         await user.until(lambda s: s.feature not in {row.ref for row in s.rows})

@@ -24,8 +24,9 @@ from engine.protocol import (
     Token,
     TokenValue,
 )
-from sessions.model import LogLine, RunRecord, Session, SteerRecord, View
+from sessions.model import CircuitRecord, LogLine, RunRecord, Session, SteerRecord, View
 from sessions.store import new_session
+from tests import samples
 from tests.nasty import NASTY
 from tests.tui.driving import SIZES, Driver, driving, replaying
 from tui import reducer
@@ -60,6 +61,25 @@ def _card(ref: FeatureRef) -> FeatureCard:
     return msgspec.structs.replace(card, contexts=contexts, promotes=values, suppresses=values)
 
 
+def _circuit() -> CircuitRecord:
+    """A circuit over nasty tokens, with nasty names."""
+    record = samples.circuit_record(" ".join("word" for _ in NASTY))
+    tokens = tuple(Token(id=n, text=text) for n, text in enumerate(NASTY))
+    metric = msgspec.structs.replace(record.circuit.metric, targets=tokens, against=tokens[::-1])
+    circuit = msgspec.structs.replace(record.circuit, tokens=tokens, metric=metric, prompt=ALL, patch=ALL)
+    refs = [node.ref for node in circuit.nodes[1:]]
+    found = record.faithfulness
+    assert found is not None
+    return msgspec.structs.replace(
+        record,
+        circuit=circuit,
+        checks=tuple(msgspec.structs.replace(check, how=ALL) for check in record.checks),
+        names={f"{r.source}:{r.index}": NASTY[n % len(NASTY)] for n, r in enumerate(refs)},
+        groups={str(r): NASTY[-n % len(NASTY)] for n, r in enumerate(refs)},
+        faithfulness=msgspec.structs.replace(found, metric=metric),
+    )
+
+
 def _session() -> Session:
     result = _result()
     feature = result.features[0].ref
@@ -76,8 +96,9 @@ def _session() -> Session:
         cards=tuple(_card(h.ref) for h in result.features),
         hints={str(h.ref): ALL for h in result.features},
         steers=(SteerRecord("2026-01-01T00:00:00", steered),),
+        circuits=(_circuit(),),
         log=(LogLine("2026-01-01T00:00:00", ALL),),
-        view=View(draft=ALL, run=0, feature=feature, steer=0),
+        view=View(draft=ALL, run=0, feature=feature, steer=0, circuit=0),
     )
 
 
@@ -103,12 +124,27 @@ async def test_every_pane_survives_every_string(size: tuple[int, int]) -> None:
 async def test_errors_and_models_may_say_anything(size: tuple[int, int]) -> None:
     async with driving(size) as user:
         await user.run()
-        for where in ("", "prompt", "steering"):
+        for where in ("", "prompt", "steering", "circuit"):
             for text in NASTY:
                 user.app.change(lambda s, t=text, w=where: reducer.notify(s, Notice(t, "error", t, t, w)))
                 await user.pilot.pause()
                 _harmless(user)
         await user.press("e")
+        _harmless(user)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_circuits_survive_every_string(size: tuple[int, int]) -> None:
+    async with replaying(_session(), size) as user:
+        await user.press("5")
+        for key in ("j", "l", "l", "j", "j", "G"):
+            await user.press(key)
+            _harmless(user)
+        await user.press("w")
+        for _ in NASTY:
+            await user.press("h")
+            _harmless(user)
+        await user.press("F")
         _harmless(user)
 
 
@@ -118,4 +154,14 @@ async def test_a_nasty_prompt_can_be_pasted_and_run() -> None:
         assert state.result is not None
         await user.press("s", "l")
         await user.until(lambda s: s.steers and not s.tasks)
+        _harmless(user)
+        await user.press("c")
+        await user.until(lambda s: s.circuits and not s.tasks)
+        await user.press("j", "l", "w")
+        _harmless(user)
+        user.app.inspect.circuit.open_field("aim", user.state, None)
+        user.app.inspect.circuit.field.value = ALL
+        await user.pilot.pause()
+        await user.press("enter")
+        await user.until(lambda s: len(s.circuits) == 2 and not s.tasks)
         _harmless(user)

@@ -16,6 +16,7 @@ from themes.palettes import PALETTES
 from tui.actions import ACTIONS, BY_ID, GROUPS, Action, Group, bindings, footer, shown_keys
 from tui.commands import ActionProvider
 from tui.panes.card import CardPage
+from tui.panes.circuit_body import CircuitBody
 from tui.panes.features import FeatureList
 from tui.panes.prompt import PromptArea
 from tui.panes.steering import SteeringPage
@@ -32,7 +33,7 @@ PLACES: dict[Group, type[DOMNode]] = {
     "tokens": Tokens,
     "features": FeatureList,
     "card": CardPage,
-    "circuit": CardPage,
+    "circuit": CircuitBody,
     "steering": SteeringPage,
 }
 """What has the focus, or stands around it, where a group's keys count."""
@@ -111,7 +112,7 @@ def test_bindings_are_the_table(group: Group) -> None:
 
 @EVERY_GROUP
 def test_widgets_bind_the_table(group: Group) -> None:
-    """The field's own Enter is no binding, it submits; the circuit's page is the card's."""
+    """The field's own Enter is no binding, it submits."""
     bound = keys_of(PLACES[group].BINDINGS)
     expected = {key: a.verb for a in of(group) for key in a.keys.split(",") if a.id != "prompt.run"}
     assert expected.items() <= bound.items()

@@ -34,6 +34,7 @@ from tests import samples
 from tests.samples import AT, PROMPT, WITH_PAGE, WITHOUT_PAGE
 from tui import reducer
 from tui.recorder import to_session
+from tui.restore import from_session
 from tui.state import Notice, State, fault_notice
 
 OPENED: Opened = samples.opened()
@@ -151,9 +152,9 @@ def test_what_was_stopped_answers_no_more() -> None:
 
 
 def test_only_a_run_under_way_is_slow() -> None:
-    state = reducer.run_is_slow(reducer.run_started(one_run(), 7), 7)
+    state = reducer.request_is_slow(reducer.run_started(one_run(), 7), 7)
     assert state.stale
-    assert not reducer.run_is_slow(one_run(), 5).stale
+    assert not reducer.request_is_slow(one_run(), 5).stale
     assert not reducer.run_started(state, 8).stale
 
 
@@ -224,14 +225,14 @@ def test_cards_and_hints_are_gathered() -> None:
 
 def test_a_session_comes_back_to_the_screen_and_goes_into_the_file_again() -> None:
     session = samples.session()
-    again = to_session(reducer.from_session(State(opening=session.opening), session), session)
+    again = to_session(from_session(State(opening=session.opening), session), session)
     for field in set(msgspec.structs.asdict(session)) - {"updated", "owner", "versions"}:
         assert getattr(again, field) == getattr(session, field), field
 
 
 def test_a_session_from_before_the_engine_was_open_hides_no_engine() -> None:
     bare = msgspec.structs.replace(samples.session(), model=None, dictionaries=())
-    state = reducer.from_session(ready(), bare)
+    state = from_session(ready(), bare)
     assert state.engine.model == OPENED.model
     assert set(state.dictionaries) == {"4-res-fk", "9-res-fk", "14-res-fk"}
 
@@ -239,7 +240,7 @@ def test_a_session_from_before_the_engine_was_open_hides_no_engine() -> None:
 def test_a_damaged_view_is_shown_as_far_as_it_goes() -> None:
     session = samples.session()
     wild = msgspec.structs.replace(session.view, run=7, token=99, steer=7)
-    state = reducer.from_session(State(opening=session.opening), msgspec.structs.replace(session, view=wild))
+    state = from_session(State(opening=session.opening), msgspec.structs.replace(session, view=wild))
     assert state.run is None
     assert state.rows == ()
     assert reducer.show_run(state, -1).result == session.runs[0].result

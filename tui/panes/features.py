@@ -144,7 +144,7 @@ class FeaturesPane(Pane):
             self._show_rows(state, rows, marked, texts, stale)
         if old is None or state.feature != old.feature or rows is not before:
             place = next((n for n, row in enumerate(rows) if row.ref == state.feature), None)
-            self.list.show_cursor(place)
+            self.list.show_cursor(place, reveal=self.list.has_focus or rows != before)
         if old is None or (old.needle and not state.needle):  # otherwise the field is ahead of the state
             self.filter.value = state.needle
         self.filter.display = bool(state.needle) or self.filter.has_focus
@@ -186,6 +186,10 @@ class FeaturesPane(Pane):
         total = sum(s.active for s in state.result.sites)
         count = f"{len(state.rows)} of {total}" if state.scope == "prompt" else str(len(state.rows))
         self.title_bar.show_info(" · ".join(filter(None, parts)), f"{marks}{count}")
+
+    def on_descendant_focus(self) -> None:
+        super().on_descendant_focus()
+        self.list.reveal()
 
     # --- the filter ---------------------------------------------------------------------------------------------
 

@@ -6,33 +6,29 @@ every pane as the new state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.reactive import Reactive
-from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import TextArea
 
-from engine.protocol import SaescopeError
-from sessions.export import export_quicklist
-from sessions.quicklist import feature_url
-from sessions.store import new_session
 from tui import reducer
 from tui.actions import Group, bindings, footer
 from tui.messages import PromptSubmitted
 from tui.panes.card import CardPane
 from tui.panes.circuit import CircuitPane
+from tui.panes.circuit_body import CircuitAsked
 from tui.panes.features import FeaturesPane
 from tui.panes.pane import Pane
 from tui.panes.prompt import PromptArea, PromptPane
 from tui.panes.steering import STEP, SteeringPage, SteeringPane
 from tui.panes.tokens import TokensPane
-from tui.recorder import to_session
-from tui.screens.page import HelpPage, LogPage, TextPage
+from tui.screens.over import PageActions
 from tui.state import State
 from tui.status import Context, Header, Status
 from tui.widgets.frames import Column, Row
@@ -48,7 +44,7 @@ _WIDE = 100
 _LOWER: tuple[Group, ...] = ("card", "circuit", "steering")
 
 
-class InspectScreen(Screen[None]):
+class InspectScreen(PageActions):
     """Composes the panes and listens to them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("anywhere")]
@@ -65,6 +61,7 @@ class InspectScreen(Screen[None]):
         self._at: Group = "prompt"
         self._narrow = False
         self._settling: Timer | None = None
+        self._unsettled: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         self.header, self.context, self.status = Header(), Context(), Status()
@@ -118,7 +115,8 @@ class InspectScreen(Screen[None]):
             self.go_to("prompt")  # what is wrong with a prompt is said there
 
     def show_status(self, state: State) -> None:
-        self.status.update(state, footer(self._at), self.saescope.busy_seconds)
+        seen = frozenset(group for group, pane in self.panes.items() if pane.display)
+        self.status.update(state, footer(self._at), self.saescope.busy_seconds, seen)
 
     # --- moving between panes -----------------------------------------------------------------------------------
 
@@ -188,8 +186,12 @@ class InspectScreen(Screen[None]):
             self.features.close_filter(clear=True)
         elif self.steering.number.has_focus:
             self.steering.close_number()
+        elif self.circuit.field.has_focus:
+            self.circuit.close_field()
         elif state.tasks or state.queued:
             self.saescope.stop_tasks()
+        elif self._at == "circuit" and state.circuit.grid:
+            self.saescope.circuits.do("grid", 0)
         elif self.has_class("-zoom"):
             self.action_zoom()
         elif self._at == "prompt":
@@ -231,6 +233,7 @@ class InspectScreen(Screen[None]):
         self.saescope.change(lambda s: reducer.select_feature(s, None))
 
     def action_mark(self) -> None:
+        self.rest()
         state = self.saescope.state
         if state.feature is None:
             self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
@@ -243,6 +246,7 @@ class InspectScreen(Screen[None]):
         self.features.open_filter()
 
     def action_steer(self) -> None:
+        self.rest()
         state = self.saescope.state
         if state.feature is None:
             self.saescope.say("No feature is selected.", "Choose one in the list, then press s.", "warning")
@@ -250,6 +254,10 @@ class InspectScreen(Screen[None]):
         feature = state.feature
         self.saescope.steer_with(feature)
         self.go_to("steering")
+
+    def action_trace(self) -> None:
+        self.go_to("circuit")
+        self.saescope.circuits.trace()
 
     def action_chat(self) -> None:
         self.saescope.toggle_chat()
@@ -262,39 +270,6 @@ class InspectScreen(Screen[None]):
 
     def action_bars(self) -> None:
         self.tokens.view.bars = not self.tokens.view.bars
-
-    def action_help(self) -> None:
-        self.app.push_screen(HelpPage(self._at))
-
-    def action_log(self) -> None:
-        self.app.push_screen(LogPage(self.saescope.state))
-
-    def action_explain(self) -> None:
-        notice = self.saescope.state.notice
-        if notice is None:
-            self.saescope.say("There is nothing to explain.")
-            return
-        text = "\n\n".join(filter(None, (notice.text, notice.remedy, notice.detail)))
-        self.app.push_screen(TextPage("What happened", text, text))
-
-    def action_copy_link(self) -> None:
-        state = self.saescope.state
-        if state.feature is None:
-            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
-            return
-        info = state.dictionaries.get(state.feature.source)
-        text = feature_url(info.neuronpedia, state.feature.index) if info and info.neuronpedia else str(state.feature)
-        self.saescope.say(f"{self.saescope.send_to_clipboard(text)} {text}")
-
-    def action_export(self) -> None:
-        state = self.saescope.state
-        try:
-            exported = export_quicklist(to_session(state, new_session(state.opening)))
-        except SaescopeError as error:
-            self.saescope.say(error.message, error.remedy, "warning")
-            return
-        urls = "\n".join(exported.urls)
-        self.app.push_screen(TextPage("Neuronpedia quicklist", "\n\n".join([*exported.notes, *exported.urls]), urls))
 
     # --- what the panes say -------------------------------------------------------------------------------------
 
@@ -318,15 +293,22 @@ class InspectScreen(Screen[None]):
 
     @on(LineList.Moved, "#feature-list")
     def _feature_moved(self, event: LineList.Moved) -> None:
+        self._settle(self._select_row)
+
+    def _settle(self, select: Callable[[], None]) -> None:
+        """Select what is under a cursor once it rests."""
         if self._settling is not None:
             self._settling.stop()
-        self._settling = self.set_timer(_SETTLE, self._select_row)
+        self._settling, self._unsettled = self.set_timer(_SETTLE, self.rest), select
 
-    def _select_row(self) -> None:
-        """Select the row on which the cursor came to rest."""
+    def rest(self) -> None:
+        """Select it now: the cursor came to rest, or the user does something with what is under it."""
         if self._settling is not None:
             self._settling.stop()
             self._settling = None
+            self._unsettled()
+
+    def _select_row(self) -> None:
         listed = self.features.list
         if listed.cursor < listed.row_count:
             ref = listed.rows[listed.cursor].ref
@@ -334,8 +316,22 @@ class InspectScreen(Screen[None]):
 
     @on(LineList.Chosen, "#feature-list")
     def _feature_chosen(self) -> None:
+        self.rest()
         self._select_row()
         self.go_to("card")
+
+    @on(LineList.Moved, "#circuit-body")
+    def _circuit_moved(self, event: LineList.Moved) -> None:
+        self.saescope.circuits.moved(event.row)
+        self._settle(self.saescope.circuits.select)
+
+    @on(CircuitAsked)
+    def _circuit_asked(self, event: CircuitAsked) -> None:
+        self.saescope.circuits.do(event.what, event.step)
+
+    @on(CircuitPane.Typed)
+    def _circuit_typed(self, event: CircuitPane.Typed) -> None:
+        self.saescope.circuits.typed(event.field, event.text, event.ref)
 
     @on(FeaturesPane.FilterChanged)
     def _filtered(self, event: FeaturesPane.FilterChanged) -> None:

@@ -31,6 +31,7 @@ class LineList(Paper):
 
     cursor: var[int] = var(0)
     _cursor_hidden = False
+    _stays = False
     header_lines = 1
     empty = ""
     """What is said where there are no rows."""
@@ -98,16 +99,22 @@ class LineList(Paper):
 
     def watch_cursor(self, old: int, new: int) -> None:
         self._refresh_rows({old, new})
-        self.reveal()
+        if not self._stays:
+            self.reveal()
 
-    def show_cursor(self, row: int | None) -> None:
-        """Put the cursor on a row; None where what is selected is not in the list, which then shows no cursor."""
+    def show_cursor(self, row: int | None, *, reveal: bool = True) -> None:
+        """Put the cursor on a row; None where what is selected is not in the list, which then shows no cursor.
+
+        Without `reveal` the list stays where it is: what moved was not the list's own cursor.
+        """
         hidden = row is None
         if hidden != self._cursor_hidden:
             self._cursor_hidden = hidden
             self._refresh_rows({self.cursor})
         if row is not None:
+            self._stays = not reveal
             self.cursor = row
+            self._stays = False
 
     def reveal(self) -> None:
         """Scroll so that the cursor is on screen, below the header."""
