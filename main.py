@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 
-from engine.errors import BadRequest, Cancelled, SaescopeError
+from engine.commands import circuits
+from engine.commands.common import (
+    AsJson,
+    Bos,
+    Chat,
+    Device,
+    Dictionaries,
+    Dtype,
+    Model,
+    bos_rule,
+    check_writable,
+    one_line_errors,
+    open_request,
+    print_result,
+    read_prompt,
+    report_progress,
+    say,
+)
+from engine.errors import BadRequest
 from engine.quiet import quiet_libraries
 from engine.text import visible
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 app = typer.Typer(
     help="A terminal inspector for the sparse-autoencoder features of language models.",
@@ -27,44 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=False,
 )
-
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A Hugging Face model folder, or the name of a set.")]
-Dictionaries = Annotated[
-    list[str] | None,
-    typer.Option("--dictionary", "-d", help="A SAELens folder, or a folder of them; may be repeated."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16. auto is float32 on a CPU.")]
-Bos = Annotated[str, typer.Option(help="Begin prompts with BOS: auto (as the dictionaries were trained), on or off.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap the prompt in the model's chat template.")]
-
-
-def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Print what went wrong on one line of standard error; a traceback is for our mistakes, not the user's."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except SaescopeError as error:
-            _say(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read our output has seen enough
-                raise
-            _say(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror or error}.")
-            raise typer.Exit(1) from None
-        except (Cancelled, KeyboardInterrupt):
-            _say("stopped.")
-            raise typer.Exit(1) from None
-
-    return wrapped
-
-
-def _say(text: str) -> None:
-    """One line on standard error; names in it may come from a model's files, and a terminal would obey them."""
-    typer.echo(f"saescope: {visible(' '.join(text.split()))}", err=True)
+app.command("circuit")(circuits.circuit)
+app.command("faithfulness")(circuits.faithfulness)
+app.command("import")(circuits.import_circuit)
 
 
 def _print_version(wanted: bool) -> None:
@@ -114,7 +91,7 @@ def open_inspector(
         dictionaries=tuple(dictionary or ()),
         device=device,
         dtype=dtype,
-        bos=_bos(bos),
+        bos=bos_rule(bos),
     )
     launch(request, session=session, theme=theme, color=color, mouse=mouse)
 
@@ -153,12 +130,12 @@ def features(
     """The features that fire most on a prompt."""
     from engine import headless, reports
 
-    request = _open_request(model, dictionary, device, dtype, bos)
+    request = open_request(model, dictionary, device, dtype, bos)
     result = headless.features(
-        request, _prompt(prompt), top=top, rank=rank, per_token=per_token, sites=site or [],
-        keep_first=keep_first, chat=chat, report=_report,
+        request, read_prompt(prompt), top=top, rank=rank, per_token=per_token, sites=site or [],
+        keep_first=keep_first, chat=chat, report=report_progress,
     )  # fmt: skip
-    _print(headless.features_json(result, per_token), reports.features_text(result, per_token), json)
+    print_result(headless.features_json(result, per_token), reports.features_text(result, per_token), json)
 
 
 @app.command()
@@ -182,12 +159,12 @@ def steer(
     """Continue a prompt plain and with features turned up or down, from the same random numbers."""
     from engine import headless, reports
 
-    request = _open_request(model, dictionary, device, dtype, bos)
+    request = open_request(model, dictionary, device, dtype, bos)
     result = headless.steer(
-        request, _prompt(prompt), feature, add, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p,
-        chat=chat, report=_report,
+        request, read_prompt(prompt), feature, add, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p,
+        chat=chat, report=report_progress,
     )  # fmt: skip
-    _print(headless.to_json(result), reports.steer_text(result), json)
+    print_result(headless.to_json(result), reports.steer_text(result), json)
 
 
 @app.command()
@@ -202,8 +179,8 @@ def card(
     """What is known about one feature: where it fires, what it promotes."""
     from engine import headless, reports
 
-    result = headless.card(_open_request(model, dictionary, device, "auto", "auto"), feature, report=_report)
-    _print(headless.to_json(result), reports.card_text(result), json)
+    result = headless.card(open_request(model, dictionary, device, "auto", "auto"), feature, report=report_progress)
+    print_result(headless.to_json(result), reports.card_text(result), json)
 
 
 @app.command("sets")
@@ -214,28 +191,58 @@ def list_sets(json: AsJson = False) -> None:
     from engine.sets import all_sets
 
     found = all_sets()
-    _print(headless.to_json(found), reports.sets_text(found), json)
+    print_result(headless.to_json(found), reports.sets_text(found), json)
 
 
 @app.command()
 @one_line_errors
 def export(
-    file: Annotated[Path, typer.Argument(help="A session file.")],
-    to: Annotated[str, typer.Option(help="quicklist")] = "quicklist",
+    file: Annotated[Path, typer.Argument(help="A session, or a circuit that `saescope circuit` wrote.")],
+    to: Annotated[
+        str,
+        typer.Option(help="quicklist of the marks; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."),
+    ] = "quicklist",
+    circuit: Annotated[
+        int | None, typer.Option(min=1, help="Which circuit of the session, from 1; the last otherwise.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The list's name; the session's title otherwise.")] = None,
+    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.0,
+    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.0,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Labels of a circuit's features: feature-circuits' annotation JSON lines.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Print a session's marked features as Neuronpedia quicklist addresses."""
+    """Print a session's marked features as a Neuronpedia quicklist, or a circuit as a picture, graph or quicklist."""
     from engine.headless import to_json
-    from sessions.export import export_quicklist
+    from sessions import circuit_export
+    from sessions.annotations import read_annotations
+    from sessions.export import Exported, export_quicklist
     from sessions.store import read_session
 
-    if to != "quicklist":
-        raise BadRequest(f"{to!r} is not a format.", "Use --to quicklist.")
-    exported = export_quicklist(read_session(file), name)
-    for line in exported.notes:
-        _say(line)
-    _print(to_json(exported), "\n".join(exported.urls), json)
+    if to not in circuit_export.FORMATS:
+        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)}.")
+    exported: str | Exported
+    if to == "quicklist" and circuit is None and not circuit_export.is_circuit(file):
+        exported = export_quicklist(read_session(file), name)
+    else:
+        labels = read_annotations(annotations) if annotations is not None else None
+        if labels is not None and str(labels.dirt):
+            say(str(labels.dirt))
+        exported = circuit_export.export_circuit(
+            circuit_export.find_circuit(file, circuit), to, name=name, node_threshold=node_threshold,
+            edge_threshold=edge_threshold, annotations=labels,
+        )  # fmt: skip
+    check_writable(out)
+    if isinstance(exported, Exported):
+        for line in exported.notes:
+            say(line)
+        exported = to_json(exported) if json else "\n".join(exported.urls)
+    if out is not None:
+        out.write_text(exported, encoding="utf-8")
+    else:
+        typer.echo(exported)
 
 
 @app.command()
@@ -247,7 +254,7 @@ def locate(json: AsJson = False) -> None:
     places = headless.places()
     pairs = [(key, v) for key, value in places.items() for v in (value if isinstance(value, list) else [value])]
     lines = [f"{key:<13} {visible(v)}" for key, v in pairs]
-    _print(headless.to_json(places), "\n".join(lines), json)
+    print_result(headless.to_json(places), "\n".join(lines), json)
 
 
 @app.command()
@@ -259,7 +266,7 @@ def doctor(json: AsJson = False) -> None:
     found = examine()
     from engine.headless import to_json
 
-    _print(to_json(found), report(found), json)
+    print_result(to_json(found), report(found), json)
 
 
 @app.command()
@@ -295,40 +302,8 @@ def train(
     train_set(
         text=text, layers=layers, name=name, out=out, held_out=held_out or [], card_text=card_text or [],
         card_sources=card_source or [], caps=cap or [], tokens=tokens, samples=samples, latents=latents, k=k, seed=seed,
-        work=work, model=model, device=device, dtype=dtype, report=_report,
+        work=work, model=model, device=device, dtype=dtype, report=report_progress,
     )  # fmt: skip
-
-
-def _open_request(model: str | None, dictionary: list[str] | None, device: str, dtype: str, bos: str) -> Any:
-    from engine.protocol import Open
-
-    return Open(id=1, model=model, dictionaries=tuple(dictionary or ()), device=device, dtype=dtype, bos=_bos(bos))
-
-
-def _bos(rule: str) -> Any:
-    if rule not in {"auto", "on", "off"}:
-        raise typer.BadParameter("use auto, on or off", param_hint="--bos")
-    return rule
-
-
-def _prompt(given: str) -> str:
-    if given != "-":
-        return given
-    if sys.stdin is None:
-        raise BadRequest("Standard input is closed.", "Give the prompt as an argument.")
-    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")  # exact, line endings too
-
-
-def _print(as_json: str, as_text: str, json: bool) -> None:
-    typer.echo(as_json if json else as_text)
-
-
-def _report(text: str, done: int, total: int) -> None:
-    """Progress on one line of standard error, where that is a terminal."""
-    if sys.stderr.isatty():
-        share = f" {100 * done // total:3d} %" if total else ""
-        bar = f" [{'━' * (20 * done // total):<20}]" if total else ""
-        typer.echo(f"\r\x1b[2K{visible(text)}{bar}{share}" if text else "\r\x1b[2K", nl=False, err=True)
 
 
 def main() -> None:
