@@ -10,11 +10,17 @@ from engine.protocol import Event, Progress
 
 
 class Job:
-    """Handed down through the engine; long loops call `check()` and `progress()`."""
+    """Handed down through the engine; long loops call `check()`, `rest()` and `progress()`."""
 
-    def __init__(self, request_id: int = 0, emit: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self,
+        request_id: int = 0,
+        emit: Callable[[Event], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         self.id = request_id
         self._emit = emit
+        self._meanwhile = meanwhile
         self._cancelled = threading.Event()
 
     @property
@@ -32,6 +38,13 @@ class Job:
         """Raise `Cancelled` where the request was cancelled."""
         if self._cancelled.is_set():
             raise Cancelled
+
+    def rest(self) -> None:
+        """A moment in long work when nothing is hooked or half done: short requests that wait may be answered now."""
+        self.check()
+        if self._meanwhile is not None:
+            self._meanwhile()
+            self.check()
 
     def emit(self, event: Event) -> None:
         """Send an event, unless the request was cancelled: what comes late is not said."""

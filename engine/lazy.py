@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from engine.job import Job
@@ -16,13 +17,15 @@ class LazyEngine:
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
+        self._lock = threading.Lock()
 
     def handle(self, request: AnyRequest, job: Job) -> None:
-        if self._engine is None:
-            job.progress("importing torch")
-            from engine.core import Engine
+        with self._lock:
+            if self._engine is None:
+                job.progress("importing torch")
+                from engine.core import Engine
 
-            self._engine = Engine()
+                self._engine = Engine()
         self._engine.handle(request, job)
 
     def count(self, prompt: str, chat: bool) -> Counted | None:

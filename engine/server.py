@@ -1,8 +1,9 @@
 """The engine as a process: requests as JSON lines on standard input, events as JSON lines on standard output.
 
-One thread reads, the main thread works. The reader answers `cancel` and `count` at once, whatever else runs, and
-a newer request of a kind supersedes an older one. Whatever libraries print goes to standard error, which is a log
-file. The process ends when its input ends.
+One thread reads, the main thread works, a third one looks things up meanwhile. The reader answers `cancel` and
+`count` at once, whatever else runs, and a newer request of a kind supersedes an older one. A prompt does not wait for a
+trace: it is read in between. Whatever libraries print goes to standard error, which is a log file. The process ends
+when its input ends.
 """
 
 from __future__ import annotations
@@ -26,12 +27,22 @@ from engine.protocol import (
     Event,
     Failed,
     Hello,
+    ListHints,
+    MeasureFaithfulness,
+    Open,
     Request,
+    Row,
+    Run,
+    ShowCard,
     Stopped,
+    Trace,
     request_from_line,
     to_line,
 )
 from engine.quiet import quiet_libraries
+
+_LONG = Trace | MeasureFaithfulness
+_SHORT = Run | Row | ShowCard | ListHints
 
 
 class Answers(Protocol):
@@ -42,8 +53,34 @@ class Answers(Protocol):
     def count(self, prompt: str, chat: bool) -> Counted | None: ...
 
 
+class _Lane:
+    """Requests that wait for one thread, and the one it works on."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[AnyRequest, Job]] = deque()
+        self.working: list[tuple[AnyRequest, Job]] = []
+        """The one at work; two while a short one is answered in the middle of a long one."""
+
+    def has(self, *kinds: type[Request]) -> bool:
+        return any(isinstance(request, kinds) for request, _ in self._all())
+
+    def take(self, matches: _Matches) -> list[Job]:
+        """Matching jobs: waiting ones are taken out, the one at work only named."""
+        found = [job for request, job in self._all() if matches(request)]
+        self.waiting = deque(pair for pair in self.waiting if not matches(pair[0]))
+        return found
+
+    def _all(self) -> list[tuple[AnyRequest, Job]]:
+        return [*self.waiting, *self.working]
+
+
 class Server:
-    """Serves one engine over a pair of binary streams."""
+    """Serves one engine over a pair of binary streams.
+
+    The main thread works on what runs the model. What only looks something up (a card, a hint, a row of activations
+    already read) has a thread of its own, so that it need not wait for a trace; it never runs the model, on whose
+    modules the other thread may have hooks.
+    """
 
     def __init__(self, engine: Answers, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._engine = engine
@@ -51,22 +88,39 @@ class Server:
         self._outgoing = outgoing
         self._write_lock = threading.Lock()
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[AnyRequest, Job]] = deque()
-        self._working: tuple[AnyRequest, Job] | None = None
+        self._main, self._quick = _Lane(), _Lane()
 
     def serve(self) -> None:
         """Work until the input ends."""
         self._say(Hello(pid=os.getpid()))
         threading.Thread(target=self._read, name="reader", daemon=True).start()
+        threading.Thread(target=self._work_on, args=(self._quick,), name="quick", daemon=True).start()
+        self._work_on(self._main)
+
+    def _work_on(self, lane: _Lane) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
+                while not lane.waiting:
                     self._changed.wait()
-                self._working = self._waiting.popleft()
-            request, job = self._working
-            self._work(request, job)
+                first = lane.waiting.popleft()
+            self._work_through(lane, first)
+
+    def _work_through(self, lane: _Lane, pair: tuple[AnyRequest, Job]) -> None:
+        with self._changed:
+            lane.working.append(pair)
+        self._work(*pair)
+        with self._changed:
+            lane.working.pop()
+
+    def _meanwhile(self) -> None:
+        """In the middle of a trace: read the prompts that wait."""
+        while True:
             with self._changed:
-                self._working = None
+                pair = next((p for p in self._main.waiting if isinstance(p[0], _SHORT)), None)
+                if pair is None:
+                    return
+                self._main.waiting.remove(pair)
+            self._work_through(self._main, pair)
 
     # --- the reading thread -------------------------------------------------------------------------------------
 
@@ -87,20 +141,27 @@ class Server:
             case _:
                 kind = type(request)
                 self._stop(lambda waiting: type(waiting) is kind)
+                if isinstance(request, Open | Run):  # rows of the prompt before mean nothing any more
+                    self._stop(lambda waiting: isinstance(waiting, Row))
+                if isinstance(request, Open):  # nor does a circuit of what was open
+                    self._stop(lambda waiting: isinstance(waiting, _LONG))
                 with self._changed:
-                    self._waiting.append((request, Job(request.id, self._say)))
-                    self._changed.notify()
+                    meanwhile = self._meanwhile if isinstance(request, _LONG) else None
+                    self._lane(request).waiting.append((request, Job(request.id, self._say, meanwhile)))
+                    self._changed.notify_all()
+
+    def _lane(self, request: AnyRequest) -> _Lane:
+        """What looks something up goes its own way, unless what it looks up is being read only now."""
+        ready = not self._main.has(Open, Run)
+        return self._quick if ready and isinstance(request, Row | ShowCard | ListHints) else self._main
 
     def _stop(self, matches: _Matches) -> None:
         """Cancel matching requests and say so now; the worker falls silent about them at once."""
         with self._changed:
-            stopped = [pair for pair in self._waiting if matches(pair[0])]
-            self._waiting = deque(pair for pair in self._waiting if not matches(pair[0]))
-            if self._working is not None and matches(self._working[0]):
-                stopped.append(self._working)
-        for request, job in stopped:
+            stopped = [job for lane in (self._main, self._quick) for job in lane.take(matches)]
+        for job in stopped:
             if job.cancel():
-                self._say(Stopped(id=request.id))
+                self._say(Stopped(id=job.id))
 
     def _count(self, request: Count) -> None:
         try:

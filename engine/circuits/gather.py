@@ -68,7 +68,7 @@ def node_keys(state: SiteState, aggregate: Aggregate) -> Tensor:
 
 
 def gathered(parts: list[tuple[SiteState, SiteEffects]], aggregate: Aggregate, examples: int) -> Table:
-    """Effect, clean coefficient, baseline coefficient and share left unmeasured of a site's nodes, mean over examples."""
+    """Effect, clean and baseline coefficient, and share left unmeasured, of a site's nodes: means over examples."""
     keys, values = [], []
     for state, effects in parts:
         nothing = torch.zeros_like(effects.errors)

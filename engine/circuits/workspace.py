@@ -20,7 +20,7 @@ from engine.memory import available_bytes, is_out_of_memory
 from engine.model import LanguageModel, Visitor
 from engine.sites import Site
 
-_CPU_TOKENS = 2048
+_CPU_TOKENS = 640
 """Tokens per pass on a CPU: more in one pass are not faster there, and a pass cannot be stopped in the middle."""
 _SHARE = 0.4
 """Of the memory that is free, how much one pass may take."""
@@ -88,10 +88,11 @@ class Workspace:
         self, rows: int, tokens: int, blocks: int, work: Callable[[slice], None], *, grad: bool = True
     ) -> Iterator[int]:
         """Call `work` on slices of `rows` that fit into memory; out of memory, on half as many. Yields rows done."""
-        piece = min(rows, self._rows_that_fit(tokens, blocks, grad))
+        passes = -(-rows // min(rows, self._rows_that_fit(tokens, blocks, grad))) if rows else 1
+        piece = -(-rows // passes)
         done = 0
         while done < rows:
-            self.job.check()
+            self.job.rest()
             try:
                 work(slice(done, min(done + piece, rows)))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

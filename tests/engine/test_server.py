@@ -26,11 +26,15 @@ from engine.protocol import (
     Intervention,
     Open,
     Opened,
+    Progress,
     Request,
     Run,
+    ShowCard,
     Steer,
     Stopped,
     Tokenised,
+    Trace,
+    TraceGrown,
     event_from_line,
     to_line,
 )
@@ -139,6 +143,23 @@ def test_a_run_does_not_stop_steering(talk: Talk) -> None:
     assert sum(isinstance(e, Generated) for e in events) == 4
 
 
+def test_a_card_does_not_wait_for_a_trace(talk: Talk) -> None:
+    talk.send(Trace(id=2, prompt="/slow 3000 words"))
+    talk.until(Progress, 2)
+    talk.send(ShowCard(id=3, feature=FeatureRef("9-res-fk", 1)))
+    assert isinstance(talk.until(Done, 3)[-1], Done)
+    talk.send(Cancel(id=4, target=2))
+    talk.until(Stopped, 2)
+
+
+def test_a_new_model_ends_what_was_asked_of_the_old_one(talk: Talk) -> None:
+    talk.send(Trace(id=2, prompt="/slow 3000 words"))
+    talk.until(Progress, 2)
+    talk.send(Open(id=3))
+    talk.until(Stopped, 2)
+    talk.until(Done, 3)
+
+
 def test_counting_is_answered_while_something_runs(talk: Talk) -> None:
     talk.send(Run(id=2, prompt="/slow 30"))
     talk.until(Tokenised)
@@ -200,6 +221,23 @@ def test_an_internal_error_is_an_answer_with_the_story() -> None:
     assert event.error.kind == "internal"
     assert "oops" in event.error.message
     assert "Traceback" in event.error.detail
+
+
+def test_a_prompt_is_read_in_the_middle_of_a_trace(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
+    """The run starts while the trace is under way, and is done long before it."""
+    with talking("-m", "engine") as talk:
+        talk.send(Open(id=1, model=str(llama_folder), dictionaries=tuple(map(str, dictionary_folders)), device="cpu"))
+        talk.until(Done, 1)
+        talk.send(Trace(id=2, prompt="the other thing that I know of", steps=100_000))
+        talk.until(TraceGrown, 2)
+        talk.send(Run(id=3, prompt="in the end"))
+        events = talk.until(Done, 3)
+        assert any(isinstance(e, FeaturesFound) and e.id == 3 for e in events)
+        assert not any(isinstance(e, Done | Stopped | Failed) and e.id == 2 for e in events)
+        talk.send(Cancel(id=4, target=2))
+        talk.until(Stopped, 2)
+        talk.send(Run(id=5, prompt="still there"))
+        talk.until(Done, 5)
 
 
 def test_the_real_engine_over_pipes(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
