@@ -178,6 +178,8 @@ class Trace(Request, frozen=True, kw_only=True, tag="trace"):
     edge_threshold: float | None = None
     """Smallest |weight| of an edge; None: a thousandth of the metric."""
     max_nodes: int = 100
+    nodes_only: bool = False
+    """No edges: effects only."""
     budget: int = 2000
     """How many nodes `exact` measures, the strongest by gradient first."""
     dtype: Literal["float32", "float64"] = "float32"

@@ -32,6 +32,7 @@ class Plan:
     node_threshold: float | None = None
     edge_threshold: float | None = None
     max_nodes: int = 100
+    nodes_only: bool = False
     budget: int = 2000
     keep_sinks: bool = True
 
@@ -105,15 +106,20 @@ def trace(
         _prepare(traced, model, batch, make_goal, job)
     if plan.method == "attrib":
         traced.refined.update(traced.work[0].states)
+    order = _best_first(traced) if plan.method != "attrib" else []
+    traced.finished = plan.nodes_only and not order
     tell()
-    if plan.method != "attrib":
-        for source in _best_first(traced):
-            _refine(traced, source, job)
-            traced.refined.add(source)
-            tell()
-    for target in ("", *reversed(traced.work[0].states)):
+    for source in order:
+        _refine(traced, source, job)
+        traced.refined.add(source)
+        traced.finished = plan.nodes_only and source == order[-1]
+        tell()
+    if plan.nodes_only:
+        return traced
+    targets = ["", *reversed(traced.work[0].states)]
+    for target in targets:
         _connect(traced, target, job)
-        traced.finished = target == next(iter(traced.work[0].states))
+        traced.finished = target == targets[-1]
         traced.seconds = time.perf_counter() - started
         grown(traced)
     return traced

@@ -65,7 +65,7 @@ class Tracer:
             job.check()
             plan = Plan(
                 request.method, request.steps, request.gradients, aggregate, request.node_threshold,
-                request.edge_threshold, request.max_nodes, request.budget, not request.keep_sinks,
+                request.edge_threshold, request.max_nodes, request.nodes_only, request.budget, not request.keep_sinks,
             )  # fmt: skip
             chosen: dict[str, tuple[int, ...]] = {}
 

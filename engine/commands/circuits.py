@@ -75,6 +75,7 @@ def circuit(
     node_threshold: NodeThreshold = None,
     edge_threshold: EdgeThreshold = None,
     max_nodes: MaxNodes = 100,
+    nodes_only: Annotated[bool, typer.Option("--nodes-only", help="Effects only, no edges.")] = False,
     budget: Budget = 2000,
     dtype: Precision = "float32",
     site: SiteNames = None,
@@ -97,8 +98,8 @@ def circuit(
         prompt=None if prompt is None else read_prompt(prompt), target=target or [], against=against or [],
         patch=patch, pairs=pairs, examples=examples, seed=seed, metric=metric, position=position, method=method,
         steps=steps, gradients=gradients, aggregate=aggregate, node_threshold=node_threshold,
-        edge_threshold=edge_threshold, max_nodes=max_nodes, budget=budget, dtype=dtype, neurons=neurons or [],
-        keep_first=keep_first, chat=chat,
+        edge_threshold=edge_threshold, max_nodes=max_nodes, nodes_only=nodes_only, budget=budget, dtype=dtype,
+        neurons=neurons or [], keep_first=keep_first, chat=chat,
     )  # fmt: skip
     opening = open_request(model, dictionary, device, "auto", bos)
     found, checks = headless_circuits.circuit(opening, request, site or [], verify, report=report_progress)
@@ -166,7 +167,7 @@ def faithfulness(
         request = headless_circuits.trace_request(
             prompt=None if prompt is None else read_prompt(prompt), target=target or [], against=against or [],
             patch=patch, pairs=pairs, examples=examples, seed=seed, method=method, steps=steps, aggregate=aggregate,
-            node_threshold=node_threshold, max_nodes=max_nodes, dtype=dtype, chat=chat,
+            node_threshold=node_threshold, max_nodes=max_nodes, nodes_only=True, dtype=dtype, chat=chat,
         )  # fmt: skip
         result = headless_circuits.faithfulness(
             opening, request, site or [], measured, held_out, examples, seed, report=report_progress

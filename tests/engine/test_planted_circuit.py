@@ -130,3 +130,12 @@ def test_inflow_is_the_whole_of_an_effect() -> None:
     for node in nodes:
         if node.ref.source != "embed":
             assert node.inflow == pytest.approx(node.effect, **TIGHT)
+
+
+def test_effects_alone_are_a_finished_answer() -> None:
+    """Nodes only: the same effects, no edges, and the last snapshot says that nothing is to come."""
+    traced = _trace("ig", nodes_only=True)
+    nodes, edges = _nodes_and_edges(traced)
+    assert nodes == pytest.approx(_expected_nodes(), **TIGHT)
+    assert not edges
+    assert traced.finished
