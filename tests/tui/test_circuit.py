@@ -218,6 +218,7 @@ async def test_pin_name_group_mark_and_steer() -> None:
         await user.press("n", *"capital [b]", "enter")
         await user.press("a", *"cities", "enter")
         assert "“capital [b]” ‹cities›" in cursor(user)
+        assert "group of 1: effects +" in user.text
         await user.press("n", "escape")
         assert user.state.traced is not None
         assert user.state.traced.names == {f"{ref.source}:{ref.index}": "capital [b]"}

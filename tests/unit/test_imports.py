@@ -26,10 +26,11 @@ def _loaded(run_python: RunPython, statement: str, forbidden: tuple[str, ...]) -
         ("import engine.client, engine.protocol, engine.text", (*MODEL_LIBRARIES, *SCREEN, "rich")),
         ("import engine.server, engine.lazy", (*MODEL_LIBRARIES, *SCREEN, "rich")),
         ("import engine.headless, engine.sets, engine.doctor", (*MODEL_LIBRARIES, *SCREEN, "rich", "tqdm")),
+        ("import engine.headless_circuits, engine.pairs, engine.circuit_reports", (*MODEL_LIBRARIES, *SCREEN, "rich")),
         ("import engine.core", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
         ("import engine.training.pipeline", (*SCREEN, "sae_lens", "wandb")),
         (
-            "import sessions.export, sessions.store, sessions.quicklist, sessions.history",
+            "import sessions.export, sessions.store, sessions.quicklist, sessions.history, sessions.circuit_export",
             (*MODEL_LIBRARIES, *SCREEN, "rich"),
         ),
     ],
@@ -38,7 +39,7 @@ def test_imports(run_python: RunPython, statement: str, forbidden: tuple[str, ..
     assert _loaded(run_python, statement, forbidden) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["features", "--help"], ["open", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["features", "--help"], ["open", "--help"], ["circuit", "--help"]])
 def test_help_loads_nothing_heavy(run_python: RunPython, arguments: list[str]) -> None:
     statement = f"""
 import contextlib, io, main

@@ -10,7 +10,7 @@ from rich.style import Style
 
 from engine.protocol import Check, NodeRef
 from sessions.model import CircuitRecord
-from tui.circuit_state import TreeRow, agrees, check_of, name_key, shown
+from tui.circuit_state import TreeRow, agrees, check_of, group_effect, name_key, shown
 from tui.state import State
 from tui.text import cell_len, fit, number, signed, visible, visible_token
 from tui.widgets.bar import shortened
@@ -218,4 +218,7 @@ def _second(state: State, record: CircuitRecord, row: TreeRow, metric: float) ->
         parts.append("stands above itself")
     if label := label_of(state, record, ref):
         parts.append(label)
+    if group := record.groups.get(str(ref)):
+        count, total = group_effect(record, group)
+        parts.append(f"group of {count}: effects {signed(total)} in all")
     return " · ".join(parts)
