@@ -47,7 +47,7 @@ async def test_tracing_shows_what_the_next_token_comes_from(size: tuple[int, int
         assert "logit ·Paris" in user.text
         assert "+3.21" in user.text
         assert "46 % by features shown" in user.text
-        assert ("explained 78 %" in user.text) is (size[0] != 120), "where the title has room for it"
+        assert ("explained 46 %" in user.text) is (size[0] != 120), "where the title has room for it"
         assert "ig 10 · 53 nodes ≥ .006 · 165 edges ≥ .003" in user.text
         assert "unexpl" in user.text
         assert any(f":{row.path[0].index}" in user.text for row in state.tree[1:3])
