@@ -9,6 +9,7 @@ from engine.protocol import Check, Circuit, CircuitEdge, Faithfulness, NodeRef
 from engine.text import visible, visible_token
 
 _CHILDREN = 4
+_LISTED = 20
 _SMALLEST = 0.1
 """Share of the parent's effect below which a cause is not printed, unless it is the strongest."""
 
@@ -19,9 +20,13 @@ def circuit_text(circuit: Circuit, checks: Sequence[Check] = ()) -> str:
     baseline = "" if circuit.metric.baseline is None else f", baseline {circuit.metric.baseline:+.4g}"
     method = f"ig {settings.steps}" if settings.method == "ig" else settings.method
     examples = f" over {circuit.examples} examples" if circuit.examples > 1 else ""
+    imported = "imported" in circuit.provenance.settings
+    stopped = "" if circuit.finished else "STOPPED before it was finished. "
+    if imported:
+        return "\n".join(_imported(circuit))
     lines = [
         f"{visible(circuit.metric.label)} = {circuit.metric.clean:+.4g}{baseline}{examples}",
-        f"{method}, {settings.gradients} gradients, against {settings.baseline}, {settings.dtype}; "
+        f"{stopped}{method}, {settings.gradients} gradients, against {settings.baseline}, {settings.dtype}; "
         f"{len(circuit.nodes) - 1} nodes over {settings.node_threshold:.3g}, "
         f"{len(circuit.edges)} edges over {settings.edge_threshold:.3g}; {circuit.seconds:.1f} s",
         "",
@@ -43,6 +48,28 @@ def circuit_text(circuit: Circuit, checks: Sequence[Check] = ()) -> str:
         if len(checks) > 2:
             lines.append(f"correlation {correlation([(c.predicted, c.measured) for c in checks]):.2f}")
     return "\n".join(lines)
+
+
+def _imported(circuit: Circuit) -> list[str]:
+    """What a file of another program said, and what it did not: its strongest nodes, no metric of ours."""
+    said = circuit.provenance.settings
+    lines = [
+        f"{visible(str(said.get('file', '')))} of {visible(str(said['imported']))}, {circuit.examples} examples",
+        f"assumed: {_listed(said.get('assumed'))}",
+        f"not in the file: {_listed(said.get('unknown'))}",
+        f"{len(circuit.nodes) - 1} nodes over {circuit.settings.node_threshold:.3g}, {len(circuit.edges)} edges",
+        "",
+        f"{'effect':>9}  node",
+    ]
+    lines += [f"{n.effect:>+9.4f}  {_name(circuit, n.ref)}" for n in circuit.nodes[1 : 1 + _LISTED]]
+    if len(circuit.nodes) > 1 + _LISTED:
+        lines.append(f"{'':>9}  … {len(circuit.nodes) - 1 - _LISTED} more with --json")
+    return lines
+
+
+def _listed(value: object) -> str:
+    found = value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return "; ".join(visible(": ".join(map(str, f)) if isinstance(f, tuple) else str(f)) for f in found)
 
 
 def _branches(
@@ -75,10 +102,12 @@ def _name(circuit: Circuit, ref: NodeRef | None) -> str:
 
 def faithfulness_text(result: Faithfulness) -> str:
     """The curve as a table."""
+    free = f"; free before layer {result.start_layer}" if result.start_layer else ""
+    where = " held out" if result.settings.get("held_out") else ""
     lines = [
-        f"metric {result.model:+.4g}, everything ablated {result.empty:+.4g} ({result.ablation}; errors: "
-        f"{result.errors}{f'; free before layer {result.start_layer}' if result.start_layer else ''}), "
-        f"{result.examples} {'example' if result.examples == 1 else 'examples'}",
+        f"{visible(result.metric.label)} = {result.model:+.4g}, everything ablated {result.empty:+.4g} "
+        f"({result.ablation}; errors: {result.errors}{free}), "
+        f"{result.examples} {'example' if result.examples == 1 else 'examples'}{where}",
         "",
         f"{'threshold':>10} {'nodes':>6} {'faithfulness':>13} {'completeness':>13}",
     ]

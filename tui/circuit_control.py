@@ -66,9 +66,14 @@ class CircuitControl:
         """Whether the engine can measure the circuit on screen."""
         if not self._can_ask():
             return False
+        if self._state.task("trace") is not None:
+            self._warn("The circuit still grows; it can be measured when it is there.", "Escape stops it as it is.")
+            return False
         held = circuit_reducer.held(self._state)
         if held is None or held is not self._state.traced:
-            self._warn("The engine can only measure on its own last trace.", "c traces this prompt again.")
+            self._warn(
+                "The engine can only measure its own last trace, and this is another.", "c traces the prompt on screen."
+            )
             return False
         return True
 
@@ -142,6 +147,9 @@ class CircuitControl:
             case "edges":
                 change(lambda s: circuit_reducer.move_edges(s, step))
             case "circuit":
+                if self._state.traced is not None and not circuit_reducer.has_circuit(self._state, step):
+                    which = "oldest" if step < 0 else "newest"
+                    self._warn(f"This is the {which} circuit of the session.")
                 change(lambda s: circuit_reducer.show_circuit(s, step))
 
     def typed(self, field: Field, text: str, ref: NodeRef | None) -> None:

@@ -55,7 +55,7 @@ def grown(state: State, circuit: Circuit, at: str) -> State:
     if state.growing is not None:
         return _with(state, growing=msgspec.structs.replace(state.growing, circuit=circuit))
     before = state.traced
-    state = _view(state, held=len(state.circuits))
+    state = _view(state, held=len(state.circuits), opened=state.circuit.opened | {()})
     if before is None or before.circuit.prompt != circuit.prompt or before.circuit.metric.label != circuit.metric.label:
         fresh = type(state.circuit)()
         state = _view(state, opened=fresh.opened, cursor=(), node_threshold=None, edge_threshold=None)
@@ -68,8 +68,23 @@ def settled(state: State) -> State:
     """Once no trace runs any more what has grown is kept, finished or not."""
     if state.growing is None or (state.task("trace") is not None and not state.growing.circuit.finished):
         return state
-    circuits = (*state.circuits, state.growing)
+    before = state.circuits[-1] if state.circuits else None
+    others = state.circuits[:-1] if before is not None and _replaces(state.growing, before) else state.circuits
+    circuits = (*others, state.growing)
+    if state.circuit.held == len(state.circuits):
+        state = _view(state, held=len(circuits) - 1)
     return _view(_with(state, circuits=circuits, growing=None), shown=len(circuits) - 1)
+
+
+def _replaces(new: CircuitRecord, old: CircuitRecord) -> bool:
+    """Whether an old trace is not worth keeping: it was stopped, nobody used it, and the new one asks the same."""
+    used = old.checks or old.pins or old.names or old.groups or old.faithfulness
+
+    def question(record: CircuitRecord) -> tuple[object, ...]:
+        circuit = record.circuit
+        return circuit.prompt, circuit.patch, circuit.chat, circuit.metric.label, circuit.settings.method
+
+    return not old.circuit.finished and not used and question(new) == question(old)
 
 
 def forgotten(state: State) -> State:
@@ -140,6 +155,7 @@ def trace_of(state: State, request: int) -> Trace | None:
     if state.result is None:
         return None
     view, aim = state.circuit, parse_aim(aim_of(state))
+    same = state.traced is not None and state.traced.circuit.prompt == state.result.prompt
     return Trace(
         id=request,
         prompt=state.result.prompt,
@@ -148,8 +164,8 @@ def trace_of(state: State, request: int) -> Trace | None:
         target=aim.target,
         against=aim.against,
         method=view.method,
-        max_nodes=view.max_nodes or _USUAL_NODES,
-        edge_threshold=view.edge_floor,
+        max_nodes=(view.max_nodes if same else None) or _USUAL_NODES,
+        edge_threshold=view.edge_floor if same else None,
     )
 
 
@@ -241,6 +257,11 @@ def move_column(state: State, step: int) -> State:
     column = max(0, min(state.column + step, len(tokens) - 1))
     same = state.result is not None and state.result.tokens == tokens
     return _with(_view(state, column=column), token=column if same else state.token)
+
+
+def has_circuit(state: State, step: int) -> bool:
+    """Whether there is an older or newer circuit."""
+    return state.growing is None and 0 <= state.circuit.shown + step < len(state.circuits)
 
 
 def show_circuit(state: State, step: int) -> State:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -63,7 +63,7 @@ class TreeRow(msgspec.Struct, frozen=True):
     node: int | None
     """Index into `Circuit.nodes`; None for what is not shown under a node."""
     weight: float | None = None
-    """The edge into the parent; for the last row what all others sum up to."""
+    """The edge into the parent, None while none is known; for the last row what all others sum up to."""
     share: float | None = None
     """It as a share of the parent's effect."""
     covered: float | None = None
@@ -97,6 +97,19 @@ class Graph:
             self.into[0] = [CircuitEdge(n, 0, circuit.nodes[n].effect) for n in range(1, count)]
         for edges in self.into:
             edges.sort(key=lambda e: -abs(e.weight))
+
+    def towards_the_metric(self) -> dict[int, int]:
+        """For every node that reaches the metric the next one on its shortest way there, along strong edges first."""
+        found: dict[int, int] = {}
+        queue, seen = deque([0]), {0}
+        while queue:
+            target = queue.popleft()
+            for edge in self.into[target]:
+                if edge.source not in seen:
+                    seen.add(edge.source)
+                    found[edge.source] = target
+                    queue.append(edge.source)
+        return found
 
     def whole(self, target: int) -> float | None:
         """What shares of a node are shares of: its effect, which is what its causes are to explain."""
@@ -139,25 +152,45 @@ class Shown:
         self.edge_threshold = max(view.edge_threshold or 0.0, settings.edge_threshold)
         self._nodes_raised = view.node_threshold is not None and self.node_threshold > settings.node_threshold
         self._edges_raised = view.edge_threshold is not None and self.edge_threshold > settings.edge_threshold
-        self._pins = frozenset(record.pins)
+        self._pinned_nodes, self._pinned_edges = self._ways_to(record.pins)
 
     def keeps(self, node: int) -> bool:
         """Whether a node is shown; at the circuit's own threshold all of them are."""
         found = self.circuit.nodes[node]
         return (
-            node == 0 or not self._nodes_raised or abs(found.effect) >= self.node_threshold or found.ref in self._pins
+            node == 0
+            or not self._nodes_raised
+            or abs(found.effect) >= self.node_threshold
+            or node in self._pinned_nodes
         )
 
     def keeps_edge(self, edge: CircuitEdge) -> bool:
-        big = not self._edges_raised or abs(edge.weight) >= self.edge_threshold
-        pinned = self.circuit.nodes[edge.source].ref in self._pins
-        return (big or pinned) and self.keeps(edge.source) and self.keeps(edge.target)
+        pinned = (edge.source, edge.target) in self._pinned_edges
+        return pinned or (self._big(edge) and self.keeps(edge.source) and self.keeps(edge.target))
+
+    def _big(self, edge: CircuitEdge) -> bool:
+        return not self._edges_raised or abs(edge.weight) >= self.edge_threshold
+
+    def _ways_to(self, pins: Iterable[NodeRef]) -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
+        """Pinned nodes with the way from the metric to each along the strongest edges, whatever the thresholds."""
+        nodes: set[int] = set()
+        edges: set[tuple[int, int]] = set()
+        places = [self.graph.places[ref] for ref in pins if ref in self.graph.places]
+        if places:
+            before = self.graph.towards_the_metric()
+            for place in places:
+                nodes.add(place)
+                while (after := before.get(place)) is not None:
+                    edges.add((place, after))
+                    nodes.add(after)
+                    place = after
+        return frozenset(nodes), frozenset(edges)
 
     def counts(self) -> tuple[int, int]:
         """How many nodes, without the metric, and how many edges are shown."""
         nodes = sum(self.keeps(n) for n in range(1, len(self.circuit.nodes)))
         first = 1 if self.graph.by_effect else 0
-        return nodes, sum(self.keeps_edge(e) for edges in self.graph.into[first:] for e in edges)
+        return nodes, sum(self.keeps_edge(e) and self._big(e) for edges in self.graph.into[first:] for e in edges)
 
     def children(self, target: int) -> list[CircuitEdge]:
         """The edges into a node that are shown, strongest first."""
@@ -193,7 +226,8 @@ class Shown:
             is_open = causes and below in opened
             share = edge.weight / whole if whole else None
             covered = total / whole if whole and sums else None
-            found.append(TreeRow(below, edge.source, edge.weight, share, covered, causes, is_open, repeated))
+            weight = edge.weight if sums else None
+            found.append(TreeRow(below, edge.source, weight, share, covered, causes, is_open, repeated))
             if is_open:
                 self._grow(found, below, edge.source, opened)
         inflow = self.circuit.nodes[target].inflow if sums else None
@@ -279,6 +313,14 @@ def agrees(check: Check, metric: float) -> bool:
     small = _NEGLIGIBLE * abs(metric)
     near = abs(check.measured - check.predicted) <= _AGREES * abs(check.predicted)
     return near or (abs(check.measured) < small and abs(check.predicted) < small)
+
+
+def judged(check: Check, metric: float) -> str:
+    """✓ it agrees; ≈ the direction is right and the size within three times, as a first-order claim may be; else ✗."""
+    if agrees(check, metric):
+        return "✓"
+    same_way = check.measured * check.predicted > 0
+    return "≈" if same_way and 1 / 3 <= check.measured / check.predicted <= 3 else "✗"
 
 
 def same_claim(check: Check, source: NodeRef, target: NodeRef | None) -> bool:

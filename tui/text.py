@@ -10,7 +10,11 @@ __all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "vi
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent where one can do without: 31.4, 0.31, 4,870."""
+    """Three significant digits, no exponent where one can do without: 31.4, .31, 4,870, −2.5."""
+    return f"−{_size(-value)}" if value < 0 else _size(value)
+
+
+def _size(value: float) -> str:
     size = abs(float(f"{value:.3g}"))  # as it will be read: 9.999 is 10.0
     if size >= 1000:
         return f"{value:,.0f}"
@@ -27,7 +31,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """As `number`, always with its sign; zero has none."""
-    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−", 1)
+    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def percent(share: float) -> str:

@@ -76,16 +76,15 @@ def from_prompt(
         other = opened.checked_ids(patch, chat)
         if len(other) != len(ids):
             raise BadRequest(
-                f"The patch prompt has {len(other)} tokens, the prompt {len(ids)}.",
+                f"The patch prompt has {len(other)} token{'' if len(other) == 1 else 's'}, the prompt {len(ids)}.",
                 "They must have the same number, so that positions correspond.",
             )
         patched = tuple(other[:end])
-    return Example(
-        tuple(ids[:end]),
-        patched,
-        tuple(answer_id(opened, text) for text in targets),
-        tuple(answer_id(opened, text) for text in against),
-    )
+    wanted, others = (tuple(answer_id(opened, text) for text in texts) for texts in (targets, against))
+    if wanted and set(wanted) == set(others):
+        name = opened.model.tokenizer.token(wanted[0]).text
+        raise BadRequest(f"{name!r} is compared with itself: the difference is always zero.", "Give two answers.")
+    return Example(tuple(ids[:end]), patched, wanted, others)
 
 
 def from_pairs(opened: OpenSet, pairs: Iterable[Pair]) -> tuple[list[Example], list[Skipped]]:

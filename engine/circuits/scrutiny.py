@@ -25,7 +25,7 @@ def check_node(traced: Traced, ref: NodeRef, predicted: float) -> Check:
             logits = work.run.from_site(state.basis.write_site, x, work.examples)
         changes.append(work.clean - work.goal(logits, work.examples))
     where = "at every position" if ref.position is None else "there"
-    how = f"{'its error' if ref.is_error else 'it'} set to its {_baseline(traced)} value {where}"
+    how = f"set to {_baseline(traced)} {where}"
     return Check(ref, None, predicted, torch.cat(changes).mean().item(), how)
 
 
@@ -64,7 +64,7 @@ def check_edge(traced: Traced, source: NodeRef, target: NodeRef, predicted: floa
     change = None
     if not target.is_error and traced.examples == 1 and target.position is not None and slope:
         change = (-predicted / slope, after - before)
-    how = f"{source} at its {_baseline(traced)} value, sites between held at their clean values"
+    how = f"{source} set to {_baseline(traced)}, sites between held clean"
     return Check(source, target, predicted, measured / count, how, change)
 
 
@@ -80,7 +80,7 @@ def check_direct(traced: Traced, source: NodeRef, predicted: float) -> Check:
         with torch.no_grad():
             logits = work.run.from_site(own.basis.write_site, own.x + moved(own, source), work.examples, held)
         changes.append(work.clean - work.goal(logits, work.examples))
-    how = f"{source} at its {_baseline(traced)} value, later sites held at their clean values"
+    how = f"{source} set to {_baseline(traced)}, later sites held clean"
     return Check(source, NodeRef(""), predicted, torch.cat(changes).mean().item(), how)
 
 
@@ -156,4 +156,4 @@ def _comparable(traced: Traced, ref: NodeRef) -> None:
 
 
 def _baseline(traced: Traced) -> str:
-    return "patch" if traced.work[0].patched is not None else "zero"
+    return "its patch value" if traced.work[0].patched is not None else "zero"

@@ -105,12 +105,13 @@ def circuit(
     found, checks = headless_circuits.circuit(opening, request, site or [], verify, report=report_progress)
     for line in found.provenance.settings.get("notes", ()):
         say(line)
-    if not found.finished:
-        say("stopped: the circuit is what was found until then.")
     if out is not None:
         out.write_text(headless.to_json(found), encoding="utf-8")
     document = {"circuit": found, "checks": checks} if verify else found
     print_result(headless.to_json(document), circuit_reports.circuit_text(found, checks), json)
+    if not found.finished:
+        say("stopped: the circuit is what was found until then.")
+        raise typer.Exit(1)
 
 
 @one_line_errors
@@ -151,6 +152,8 @@ def faithfulness(
     """Whether a circuit's nodes are enough (faithfulness) and all there is (completeness)."""
     from engine import circuit_reports, headless, headless_circuits
 
+    if prompt is not None and circuit is None and prompt.endswith(".json") and Path(prompt).is_file():
+        raise BadRequest(f"{prompt} is a file, not a prompt.", f"Write --circuit {prompt}, with --pairs to measure on.")
     measured = headless_circuits.faithfulness_request(threshold or [], ablation, errors, start_layer)
     opening = open_request(model, dictionary, device, "auto", bos)
     if circuit is not None:

@@ -198,7 +198,9 @@ def test_faithfulness_as_text_and_json(home: Home, opened: list[str], pairs: Pat
     assert every["faithfulness"] == pytest.approx(1, abs=1e-3)
     printed = home.answer(*asked, *opened)
     heading, _, columns, *rows = printed.splitlines()
-    assert heading.startswith(f"metric {found['model']:+.4g}, everything ablated {found['empty']:+.4g} (mean; errors: ")
+    assert heading.startswith(
+        f"logit answer − other answer = {found['model']:+.4g}, everything ablated {found['empty']:+.4g} (mean; errors: "
+    )
     assert heading.endswith("3 examples")
     assert columns.split() == ["threshold", "nodes", "faithfulness", "completeness"]
     assert [row.split()[1] for row in rows] == [str(every["nodes"]), "0"]
@@ -213,7 +215,7 @@ def test_faithfulness_on_held_out_pairs(opened: list[str], pairs: Path, tmp_path
     assert (found["examples"], found["settings"]["held_out"]) == (1, True)
     assert (found["ablation"], found["errors"], found["start_layer"]) == ("zero", "keep", 2)
     printed = here("faithfulness", "--pairs", str(pairs), *asked, *opened)
-    assert "(zero; errors: keep; free before layer 2), 1 example\n" in printed
+    assert "(zero; errors: keep; free before layer 2), 1 example held out\n" in printed
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
@@ -250,10 +252,10 @@ def test_usage_is_explained(arguments: tuple[str, ...], said: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("circuit",), "There is no prompt."),
-        (("faithfulness",), "There is no prompt."),
-        (("circuit", "x", "--pairs", "y"), "Give a prompt or --pairs, one of them."),
-        (("circuit", "", "--pairs", "y"), "Give a prompt or --pairs, one of them."),
+        (("circuit",), "There is neither a prompt nor --pairs."),
+        (("faithfulness",), "There is neither a prompt nor --pairs."),
+        (("circuit", "x", "--pairs", "y"), "Both a prompt and --pairs were given."),
+        (("circuit", "", "--pairs", "y"), "Both a prompt and --pairs were given."),
         (("circuit", "x", "--method", "guess\x1b[31m"), "is not a method. Use attrib, ig or exact."),
         (("circuit", "x", "--metric", "loss"), "'loss' is not a metric. Use logit, difference, logprob or kl."),
         (("circuit", "x", "--gradients", "all"), "'all' is not a kind of gradients."),
@@ -342,7 +344,7 @@ def test_circuit_files_that_cannot_be_used(
         assert (code, is_one_line(error)) == (2, True), error
         assert said in error
     code, error = _fails("faithfulness", "--circuit", str(file), *opened)
-    assert (code, error) == (2, "saescope: A circuit file needs prompts to be measured on. Give --pairs.\n")
+    assert (code, error) == (2, "saescope: A circuit file needs one file of prompts to be measured on. Give --pairs.\n")
     code, error = _fails("faithfulness", "--circuit", str(tmp_path / "none"), *asked)
     assert (code, error) == (1, f"saescope: {tmp_path / 'none'}: No such file or directory.\n")
     here("circuit", "--pairs", str(pairs), *opened, "--out", str(file))
@@ -362,8 +364,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     """Minutes of tracing are not lost to a mistyped folder."""
     stop_at(0)
     code, error = _fails("circuit", *ONE, *opened, "--out", str(tmp_path / "none" / "circuit.json"))
-    assert code == 1
-    assert error == f"saescope: {tmp_path / 'none' / 'circuit.json'}: No such file or directory.\n"
+    assert code == 2
+    place = tmp_path / "none" / "circuit.json"
+    assert error == f"saescope: {place} is in a folder that does not exist. Give the path of a file.\n"
 
 
 @pytest.mark.parametrize("command", ["circuit", "faithfulness"])
@@ -377,7 +380,7 @@ def test_stopped_on_the_way_what_was_found_is_printed(opened: list[str], stop_at
     """Ctrl+c after the first snapshot: the circuit until then, marked as unfinished."""
     stop_at(2)
     done = CliRunner().invoke(main.app, ["circuit", *ONE, *opened, "--verify", "3", "--json"])
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert done.stderr == "saescope: stopped: the circuit is what was found until then.\n"
     found = json.loads(done.stdout)
     assert found["circuit"]["finished"] is False

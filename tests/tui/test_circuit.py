@@ -155,7 +155,7 @@ async def test_an_engine_that_dies_during_a_trace_leaves_what_it_had_found() -> 
         assert not state.circuits[1].circuit.finished
         assert state.tasks == ()
         await user.press("j", "v")
-        assert "only measure on its own last trace" in user.text
+        assert "only measure its own last trace" in user.text
         user.app.change(lambda s: _with_prompt(s, PROMPT))
         await trace(user)
         await user.press("g", "j", "v")
@@ -263,7 +263,7 @@ async def test_the_grid_shows_where_the_nodes_are() -> None:
         await user.press("w")
         assert "▾·of" in user.text
         assert "size of the summed effect" in user.text
-        assert "[█+8?" in user.text
+        assert "[+█×8?" in user.text
         await user.press("h", "j")
         assert user.state.token == 6
         assert "▾·city" in user.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 import pytest
@@ -367,13 +368,13 @@ def test_positions_and_estimates_and_checks_and_names_show() -> None:
     )
     state = state_of(of, marks=(FeatureRef("2-res", 7),))
     text = line(state, state.tree[1], 198)
-    for part in ("●", "◆", "2-res:7 ", "+1.20~", "“mine”", "‹cities›", "checked +.400 ✗"):
+    for part in ("●", "◆", "2-res:7 ", "+1.20~", "“mine”", "‹cities›", "checked +.400 ≈"):
         assert part in text
     assert "@" not in text
-    assert "✗ +.400" in line(state, state.tree[1], 79)
+    assert "≈ +.400" in line(state, state.tree[1], 79)
     first, second = circuit_tree.details(state, state.tree[1])
     assert "(estimate)" in first
-    assert "measured +.400 ✗ set to 0" in second
+    assert "measured +.400 ≈ set to 0" in second
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -428,5 +429,5 @@ def test_the_grid_counts_and_sums() -> None:
         "".join(s.text for s in circuit_grid.draw(state, grid, n, 80, lambda _: Style()))
         for n in range(len(grid.sources))
     ]
-    assert any("−1" in t for t in texts)
-    assert any("+?" in t for t in texts)
+    assert any(re.search("−.×1", t) for t in texts)
+    assert any(re.search("[+].[?]", t) for t in texts)

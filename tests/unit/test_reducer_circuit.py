@@ -88,13 +88,24 @@ def test_escape_keeps_what_has_grown_and_late_parts_are_dropped() -> None:
     assert after(state, grown(LAST), Stopped(id=7)) == state
 
 
-def test_a_newer_trace_keeps_the_older_one_and_drops_what_comes_late() -> None:
+def test_a_stopped_trace_gives_way_to_one_that_asks_the_same_unless_it_was_used() -> None:
+    stopped = reducer.stopped(after(tracing(), grown(FIRST)))
+    again = after(circuit_reducer.started(stopped, "trace", 8), *(grown(c, 8) for c in GROWTH))
+    assert [c.circuit for c in again.circuits] == [LAST]
+    assert again.circuit.shown == again.circuit.held == 0
+    used = circuit_reducer.toggle_pin(stopped, FIRST.nodes[1].ref)
+    again = after(circuit_reducer.started(used, "trace", 8), *(grown(c, 8) for c in GROWTH))
+    assert [c.circuit for c in again.circuits] == [FIRST, LAST]
+
+
+def test_a_newer_trace_keeps_what_had_grown_and_drops_what_comes_late() -> None:
     state = circuit_reducer.started(after(tracing(), grown(FIRST)), "trace", 8)
     assert [c.circuit for c in state.circuits] == [FIRST]
     assert [t.id for t in state.tasks] == [8]
     assert after(state, grown(LAST), Stopped(id=7)).growing is None
-    state = after(state, *(grown(c, 8) for c in GROWTH))
-    assert [c.circuit for c in state.circuits] == [FIRST, LAST]
+    other = [msgspec.structs.replace(c, prompt="another") for c in GROWTH]
+    state = after(state, *(grown(c, 8) for c in other))
+    assert [c.circuit for c in state.circuits] == [FIRST, other[-1]]
     assert state.circuit.shown == state.circuit.held == 1
 
 

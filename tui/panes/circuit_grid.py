@@ -10,7 +10,7 @@ from rich.style import Style
 
 from engine.protocol import NodeRef
 from sessions.model import CircuitRecord
-from tui.circuit_state import Shown, shown
+from tui.circuit_state import Shown, check_of, judged, shown
 from tui.panes.circuit_tree import Styles, node_name, token_at
 from tui.state import State
 from tui.text import cell_len, counted, fit, signed, visible
@@ -18,7 +18,7 @@ from tui.widgets.bar import shortened
 
 _CELL = 7
 _BLOCKS = "▁▂▃▄▅▆▇█"
-LEGEND = "▁…█ size of the summed effect, its sign, how many features, ? with unexplained"
+LEGEND = "+▁…█ sign and size of the summed effect, ×7 of how many features, ? with unexplained"
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ def draw(state: State, grid: Grid, row: int, width: int, style: Styles) -> list[
 def _glyphs(cell: Cell, largest: float) -> str:
     step = min(int(8 * abs(cell.effect) / largest), 7) if largest else 0
     sign = "−" if cell.effect < 0 else "+"
-    return f"{_BLOCKS[step]}{sign}{cell.features or ''}{'?' if cell.errors else ''}"
+    return f"{sign}{_BLOCKS[step]}{f'×{cell.features}' if cell.features else ''}{'?' if cell.errors else ''}"
 
 
 def details(state: State) -> tuple[str, str]:
@@ -145,4 +145,6 @@ def details(state: State) -> tuple[str, str]:
         return f"{place}  nothing is kept here", f" {LEGEND}"
     errors = " and unexplained" if cell.errors else ""
     what = f"{counted(cell.features, 'feature', 'features')}{errors}, effect {signed(cell.effect)}"
-    return f"{place}  {what} · strongest {node_name(record, cell.strongest, 40)}", f" {LEGEND}"
+    check = check_of(record, (cell.strongest,))
+    measured = f" measured {signed(check.measured)} {judged(check, record.circuit.nodes[0].effect)}" if check else ""
+    return f"{place}  {what} · strongest {node_name(record, cell.strongest, 40)}{measured}", f" {LEGEND}"

@@ -10,7 +10,7 @@ from rich.style import Style
 
 from engine.protocol import Check, NodeRef
 from sessions.model import CircuitRecord
-from tui.circuit_state import TreeRow, agrees, check_of, group_effect, name_key, shown
+from tui.circuit_state import TreeRow, agrees, check_of, group_effect, judged, name_key, shown
 from tui.state import State
 from tui.text import cell_len, fit, number, signed, visible, visible_token
 from tui.widgets.bar import shortened
@@ -57,8 +57,8 @@ def label_of(state: State, record: CircuitRecord, ref: NodeRef) -> str:
 
 
 def verdict(check: Check, metric: float) -> str:
-    """`✓` or `✗` with what was measured."""
-    return f"{'✓' if agrees(check, metric) else '✗'} {signed(check.measured)}"
+    """`✓`, `≈` or `✗` with what was measured."""
+    return f"{judged(check, metric)} {signed(check.measured)}"
 
 
 def bar(share: float | None, width: int) -> str:
@@ -67,7 +67,7 @@ def bar(share: float | None, width: int) -> str:
         return ""
     size = min(abs(share), 1.0) * width
     if share < 0:
-        return "▒" * max(1, round(size))
+        return "▒" * round(size) or "╎"
     whole = int(size)
     return ("█" * whole + _EIGHTHS[int(8 * (size - whole))]).rstrip() or "▏"
 
@@ -122,6 +122,7 @@ def draw(state: State, row: TreeRow, width: int, style: Styles) -> list[Segment]
     fold = "▾ " if row.opened else "▸ " if row.foldable else "↻ " if row.repeated else "· "
     name = node_name(record, node.ref, at.name - indent - 2)
     weight = node.effect if row.weight is None else row.weight
+    no_edge = row.weight is None and (at.effect or row.depth > 0)
     part = "negative" if weight < 0 else "positive"
     value = style(part) + Style(bold=True)
     segments = [
@@ -129,7 +130,7 @@ def draw(state: State, row: TreeRow, width: int, style: Styles) -> list[Segment]
         Segment("◆" if node.ref in record.pins else " ", style("accent")),
         Segment(" " * indent + fold, dim),
         Segment(fit(name, at.name - indent - 2), dim if node.ref.is_error else Style(bold=row.depth == 0)),
-        Segment(fit("" if at.effect and not row.depth else signed(weight), _NUMBER, right=True), value),
+        Segment(fit("" if no_edge and at.effect else signed(weight), _NUMBER, right=True), value),
     ]
     if at.effect:
         effect = f"{signed(node.effect)}{'~' if node.estimated else ' '}"
@@ -167,11 +168,13 @@ def _label(state: State, record: CircuitRecord, row: TreeRow, at: Columns, style
     if check is None:
         return [Segment(fit(label, at.label), style("dim"))]
     part = style("good" if agrees(check, metric) else "warning")
+    of_effect = row.depth > 1 and (check.target is None or check.target.is_metric)
     if at.check:
         room = at.label - at.check
-        text = f"checked {signed(check.measured)} {'✓' if agrees(check, metric) else '✗'}"
+        what = "effect" if of_effect else "checked"
+        text = f"{what} {signed(check.measured)} {judged(check, metric)}"
         return [Segment(fit(label, room), style("dim")), Segment(fit(text, at.check, right=True), part)]
-    text = verdict(check, metric) + " "
+    text = ("effect " if of_effect else "") + verdict(check, metric) + " "
     return [Segment(shortened(text, at.label), part), Segment(fit(label, at.label - cell_len(text)), style("dim"))]
 
 
@@ -191,7 +194,11 @@ def details(state: State, row: TreeRow) -> tuple[str, str]:
             numbers.append(f"patch {number(metric.baseline)}")
         if node.inflow is not None:
             numbers.append(f"edges into it {signed(node.inflow)}")
-        return f" {node_name(record, node.ref, 40)}  effect {signed(node.effect)} · " + " · ".join(numbers), ""
+        first = f" {node_name(record, node.ref, 40)}  effect {signed(node.effect)} · " + " · ".join(numbers)
+        hint = ""
+        if explained is not None and metric.kind == "logit" and metric.baseline is None and not 0.3 <= explained <= 1.7:
+            hint = " One logit against zero says little; T: A / B | other prompt explains a difference."
+        return first, hint
     numbers = [f"effect {signed(node.effect)}{' (estimate)' if node.estimated else ''}"]
     if row.weight is not None and row.depth > 1:
         numbers.append(f"edge {signed(row.weight)}")
@@ -212,7 +219,7 @@ def _second(state: State, record: CircuitRecord, row: TreeRow, metric: float) ->
         what = "edge" if check.target is not None and not check.target.is_metric else "effect"
         parts.append(
             f"{what} {signed(check.predicted)}, measured {signed(check.measured)}"
-            f" {'✓' if agrees(check, metric) else '✗'} {visible(check.how)}"
+            f" {judged(check, metric)} {visible(check.how)}"
         )
     if row.repeated:
         parts.append("stands above itself")

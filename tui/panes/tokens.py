@@ -75,7 +75,8 @@ class TokensPane(Pane):
             heat = self.view.get_component_rich_style(f"tokens--heat-{step}")
             legend.append("▁▂▃▄▅▆▇█"[step - 1], Style(color=heat.bgcolor))
         legend.append(f" {number(state.peak) if state.feature else '100 %'}")
-        self.title_bar.show_info(f"{what}{' · reading' if reading else ''}", legend)
+        waiting = " · not recorded for this prompt" if state.replaying else " · reading"
+        self.title_bar.show_info(f"{what}{waiting if reading else ''}", legend)
 
     def _token_line(self, state: State) -> Text:
         """The token under the cursor with its exact value, and what the model expects next."""

@@ -104,8 +104,9 @@ In the circuit a node's effect is what it contributes to the metric, metric(clea
 a node stand its causes; “edge” is the part of the node's effect that comes through the cause (to first order), “share”
 the edge as a share of that effect and Σ the sum of the shares so far; where the model is not linear they need not add
 up to 100 %. “unexplained” is what a dictionary does not reconstruct, a node like any other; the last line under a node
-is what is not shown. ~ marks an estimate that the trace has not yet replaced. ✓ and ✗ stand with what an intervention
-measured: ✓ where it is within a fifth of the claim, or both are under a hundredth of the metric.
+is what is not shown. ~ marks an estimate that the trace has not yet replaced. Next to what an intervention measured
+stands ✓ where it is within a fifth of the claim (or both are under a hundredth of the metric), ≈ where it has the same
+direction and is within three times, ✗ otherwise: edges are first-order, and a feature may fall silent altogether.
 
 Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part of
 the activation that the dictionary does not explain is kept. Both texts are drawn with the same random numbers, so
