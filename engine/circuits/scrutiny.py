@@ -12,6 +12,7 @@ from engine.circuits.states import SiteState
 from engine.circuits.trace import Traced
 from engine.circuits.workspace import Workspace
 from engine.errors import BadRequest
+from engine.model import Visitor
 
 
 def check_node(traced: Traced, ref: NodeRef, predicted: float) -> Check:
@@ -136,7 +137,7 @@ def _directly(source: NodeRef, target: NodeRef, sources: list[str]) -> None:
         raise BadRequest(f"{source.source} is not directly upstream of {what}.", "Choose an edge of the tree.")
 
 
-def _holding(x: Tensor):  # type: ignore[no-untyped-def]
+def _holding(x: Tensor) -> Visitor:
     return lambda old: x.reshape(old.shape)
 
 

@@ -23,7 +23,6 @@ from engine.protocol import (
 from sessions.model import CircuitRecord
 from tests import samples
 from tests.nasty import NASTY
-from tui.circuit_aim import Aim, doubt, parse_aim, reading
 from tui.circuit_state import (
     REST,
     CircuitView,
@@ -279,44 +278,6 @@ def test_a_name_is_of_a_feature_and_a_group_of_nodes() -> None:
     assert name_key(A) == name_key(msgspec.structs.replace(A, position=5)) == "2-res:7"
     assert name_key(C) == "1-res:error@0"
     assert group_effect(record(groups={str(A): "x", str(B): "x", str(D): "y"}), "x") == (2, pytest.approx(0.7))
-
-
-# --- what is typed ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "aim"),
-    [
-        ("", Aim()),
-        ("   ", Aim()),
-        (" Paris", Aim((" Paris",))),
-        ("·Paris", Aim((" Paris",))),
-        ("Paris", Aim(("Paris",))),
-        (" Paris / Rome", Aim((" Paris",), (" Rome",))),
-        ("·Paris,·Lyon/·Rome , ·Bonn", Aim((" Paris", " Lyon"), (" Rome", " Bonn"))),
-        ("·Paris | The Colosseum is in the city of", Aim((" Paris",), (), "The Colosseum is in the city of")),
-        ("| other", Aim((), (), "other")),
-        ("·Paris |", Aim((" Paris",))),
-        (r"·\/ , \, / \||a\|b / c", Aim((" /", " ,"), (" |",), "a|b / c")),
-    ],
-)
-def test_what_is_typed_is_understood(text: str, aim: Aim) -> None:
-    assert parse_aim(text) == aim
-
-
-@given(st.text(max_size=40))
-def test_anything_may_be_typed(text: str) -> None:
-    aim = parse_aim(text)
-    assert reading(aim).isprintable()
-    assert all(aim.target)
-    doubt(aim, "a prompt")
-
-
-def test_a_word_without_its_space_is_doubted() -> None:
-    assert "a word of its own is ·Rome" in doubt(parse_aim("·Paris/Rome"), "the city of")
-    assert doubt(parse_aim("·Paris / ·Rome"), "the city of") == ""
-    assert doubt(parse_aim("Paris"), "the city of ") == ""
-    assert doubt(parse_aim("."), "the city of") == ""
 
 
 # --- lines --------------------------------------------------------------------------------------------------------
