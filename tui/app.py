@@ -191,7 +191,7 @@ class SaescopeApp(App[None], Clipboard):
         old, self.state = self.state, step(self.state)
         if self.state is old:
             return
-        if self.inspect.is_mounted:
+        if self.is_running and self.inspect.is_mounted:  # a timer may still fire while the screen is taken down
             self.inspect.show(self.state, old)
         for request in self._wants.missing(self.state):
             self._send(request)

@@ -97,7 +97,7 @@ def test_usage_is_explained(arguments: tuple[str, ...], said: str) -> None:
         ((*STEER, "nan"), "nan is not a strength."),
         ((*STEER, "-inf"), "-inf is not a strength."),
         ((*STEER, "1e40"), "1e+40 is not a strength."),
-        (("export", "x", "--to", "csv"), "'csv' is not a format. Use --to quicklist."),
+        (("export", "x", "--to", "csv"), "'csv' is not a format. Use --to json, graph, dot, svg, quicklist."),
         (("open", "smollm2", "--model", "x"), "Both the set 'smollm2' and --model x were given."),
         (("train", "--text", "x", "--layers", "one"), "'one' is not a list of layers."),
         (("train", "--text", "x", "--layers", "-1"), "'-1' is not a list of layers."),

@@ -16,7 +16,7 @@ from tui.state import State
 from tui.text import cell_len, counted, fit, signed, visible
 from tui.widgets.bar import shortened
 
-_CELL = 7
+_CELL = 8
 _BLOCKS = "▁▂▃▄▅▆▇█"
 LEGEND = "+▁…█ sign and size of the summed effect, ×7 of how many features, ? with unexplained"
 
