@@ -32,4 +32,3 @@ def _cast(model: LanguageModel, dtype: torch.dtype) -> None:
     for parameter in model.hf.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
-    # what is handed on between modules follows the parameters; the configuration only tells new buffers

@@ -13,19 +13,8 @@ from typer.testing import CliRunner
 import main
 from tests import tiny
 from tests.e2e.command import here, hidden_characters, is_one_line, opening
-from tests.e2e.test_circuit_commands import ONE, ROWS
-
-
-@pytest.fixture(scope="module")
-def opened(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> list[str]:
-    return opening(llama_folder, dictionary_folders)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("\n".join(map(json.dumps, ROWS)))
-    return file
+from tests.e2e.conftest import ROWS
+from tests.e2e.test_circuit_commands import ONE
 
 
 def _fails(*arguments: str) -> tuple[int, str]:

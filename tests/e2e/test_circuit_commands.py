@@ -12,16 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import main
-from tests.e2e.command import COMMAND, Home, document, here, hidden_characters, opening
+from tests.e2e.command import COMMAND, Home, document, here, hidden_characters
+from tests.e2e.conftest import ROWS
 from tests.e2e.terminal import Terminal
 
 ONE = ("in the end of the", "--patch", "of the bag in a", "--target", " the", "--against", " a")
 NASTY = "the \x1b[31mend\x1b]0;t\x07 of \u202eabc\u2066 in the"
-ROWS: tuple[dict[str, str], ...] = (
-    {"clean": "in the end", "answer": " of", "patch": "of the bag", "patch_answer": " in"},
-    {"clean": "the end of the", "answer": " a", "patch": "the bag in the", "patch_answer": " of"},
-    {"clean": "in the bit", "answer": " in", "patch": "of the bag", "patch_answer": " the"},
-)
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +26,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     made = Home(tmp_path_factory.mktemp("command"))
     yield made
     assert made.strays() == []
-
-
-@pytest.fixture(scope="module")
-def opened(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> list[str]:
-    return opening(llama_folder, dictionary_folders)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("\n".join(map(json.dumps, ROWS)))
-    return file
 
 
 @pytest.fixture(scope="module")
