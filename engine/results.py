@@ -1,4 +1,4 @@
-"""The nouns of the protocol: tokens, features, what a prompt activates, what steering did.
+"""The nouns of the protocol: tokens, features, what a prompt activates.
 
 They are plain structs without tensors: what the headless commands print and what the session stores. Activations are
 raw `f` unless a field says otherwise. Positions count tokens from 0.
@@ -202,37 +202,6 @@ class FeatureCard(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...]
     """Counts of positive activations in equal bins from 0 to `max_activation`."""
     corpus_tokens: int
-
-
-class Intervention(msgspec.Struct, frozen=True):
-    """`x += strength · W_dec[index]` at the dictionary's site, on every token of prompt and continuation."""
-
-    feature: FeatureRef
-    strength: float
-    kind: Literal["add"] = "add"
-
-
-class Generation(msgspec.Struct, frozen=True):
-    ids: tuple[int, ...]
-    text: str
-
-
-class SteerResult(msgspec.Struct, frozen=True):
-    """Plain and steered continuation of one prompt, drawn with the same random numbers."""
-
-    prompt: str
-    chat: bool
-    prompt_ids: tuple[int, ...]
-    interventions: tuple[Intervention, ...]
-    plain: Generation
-    steered: Generation
-    kl: tuple[float, ...]
-    """KL(plain ‖ steered) in nats of the next-token distributions at each step, each arm on its own text, until
-    one of them ends."""
-    first_divergence: int | None
-    """The first generated position where the arms chose different tokens."""
-    provenance: Provenance
-    seconds: float
 
 
 class EngineFault(msgspec.Struct, frozen=True):

@@ -10,18 +10,22 @@ from typing import Literal
 import msgspec
 
 from engine.protocol import (
+    AblationResult,
     Check,
     Circuit,
+    ControlResult,
     DictionaryInfo,
     Faithfulness,
     FeatureCard,
     FeatureRef,
     FeaturesResult,
+    ImpactResult,
     Intervention,
     ModelInfo,
     NodeRef,
     Open,
     SteerResult,
+    SweepResult,
 )
 
 SCHEMA = 1
@@ -45,6 +49,23 @@ class RunRecord(msgspec.Struct, frozen=True):
 class SteerRecord(msgspec.Struct, frozen=True):
     at: str
     result: SteerResult
+
+
+class EvidenceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that was measured about steering; one of the four."""
+
+    at: str
+    control: ControlResult | None = None
+    sweep: SweepResult | None = None
+    impact: ImpactResult | None = None
+    ablations: AblationResult | None = None
+
+
+class Preset(msgspec.Struct, frozen=True):
+    """Interventions the user keeps under a name."""
+
+    name: str
+    interventions: tuple[Intervention, ...]
 
 
 class CircuitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +95,11 @@ class View(msgspec.Struct, frozen=True):
     site: str | None = None
     steer: int = -1
     intervention: Intervention | None = None
+    """Of sessions written before there could be several."""
+    interventions: tuple[Intervention, ...] = ()
+    """What the steering control holds."""
+    off: tuple[int, ...] = ()
+    """Which of them are switched off."""
     circuit: int = -1
     """Index into `circuits`."""
     node_threshold: float | None = None
@@ -104,6 +130,8 @@ class Session(msgspec.Struct, frozen=True):
     hints: dict[str, str] = {}
     """`source:index` → the tokens a feature peaks on."""
     steers: tuple[SteerRecord, ...] = ()
+    evidence: tuple[EvidenceRecord, ...] = ()
+    presets: tuple[Preset, ...] = ()
     circuits: tuple[CircuitRecord, ...] = ()
     marks: tuple[FeatureRef, ...] = ()
     log: tuple[LogLine, ...] = ()
@@ -112,7 +140,7 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def is_empty(self) -> bool:
         """Nothing worth keeping happened."""
-        return not (self.runs or self.steers or self.circuits or self.marks or self.view.draft.strip())
+        return not (self.runs or self.steers or self.presets or self.circuits or self.marks or self.view.draft.strip())
 
 
 def neuronpedia_ids(session: Session) -> dict[str, str]:
