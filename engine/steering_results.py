@@ -82,9 +82,9 @@ class Intervention(msgspec.Struct, frozen=True, omit_defaults=True):
     """What steering does to one feature. Δ is added at the dictionary's site; d is its decoder row, f its activation.
 
     `add`: Δ = strength · d, with `unit_norm` strength · d/‖d‖. `clamp`: Δ = (strength − f) · d. `scale`:
-    Δ = (strength − 1) · f · d. `ablate`: Δ = (v − f) · d, where v is zero, the corpus mean, or the activation at the same
-    token of the prompt `patch`; to `noise`, −f · d plus a random direction of the norm of f · d. `rescale` and `cap` are
-    Neuronpedia's, on d̂ = d/‖d‖ alone: (strength − 1)(x·d̂) d̂ and (min(x·d̂, strength) − x·d̂) d̂.
+    Δ = (strength − 1) · f · d. `ablate`: Δ = (v − f) · d, where v is zero, the corpus mean, or the activation at the
+    same token of the prompt `patch`; to `noise`, −f · d plus a random direction of the norm of f · d. `rescale` and
+    `cap` are Neuronpedia's, on d̂ = d/‖d‖: (strength − 1)(x·d̂) d̂ and (min(x·d̂, strength) − x·d̂) d̂.
     """
 
     feature: FeatureRef
