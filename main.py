@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.commands import circuits
+from engine.commands import circuits, steering
 from engine.commands.common import (
     AsJson,
     Bos,
@@ -27,9 +27,13 @@ from engine.commands.common import (
     report_progress,
     say,
 )
+from engine.commands.groups import Grouped
 from engine.errors import BadRequest
 from engine.quiet import quiet_libraries
 from engine.text import visible
+
+if TYPE_CHECKING:
+    from engine.protocol import Intervention
 
 app = typer.Typer(
     help="A terminal inspector for the sparse-autoencoder features of language models.",
@@ -42,6 +46,10 @@ app = typer.Typer(
 app.command("circuit")(circuits.circuit)
 app.command("faithfulness")(circuits.faithfulness)
 app.command("import")(circuits.import_circuit)
+app.command("steer", cls=Grouped)(steering.steer)
+app.command("sweep", cls=Grouped)(steering.sweep)
+app.command("impact", cls=Grouped)(steering.impact)
+app.command("ablate")(steering.ablate)
 
 
 def _print_version(wanted: bool) -> None:
@@ -52,6 +60,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _read_preset(given: str) -> tuple[Intervention, ...]:
+    """The interventions of a preset, given as FILE:NAME, or as FILE where that holds one; either may have colons."""
+    from sessions.presets import find_preset, read_presets
+
+    whole = len(given)
+    ends = [whole, *(place for place in range(whole - 1, 0, -1) if given[place] == ":")]
+    end = next((end for end in ends if Path(given[:end]).is_file()), ends[:2][-1])
+    presets = read_presets(Path(given[:end]))
+    if end == whole and len(presets) != 1:
+        names = ", ".join(repr(preset.name) for preset in presets) or "none"
+        raise BadRequest(f"{given} holds {len(presets)} presets: {names}.", "Name one, as FILE:NAME.")
+    return (find_preset(presets, given[end + 1 :]) if end < whole else presets[0]).interventions
+
+
 @app.callback(invoke_without_command=True)
 @one_line_errors
 def inspect_default(
@@ -59,6 +81,7 @@ def inspect_default(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """A terminal inspector for the sparse-autoencoder features of language models."""
+    context.obj = _read_preset
     if context.invoked_subcommand is None:
         from tui.launch import launch
 
@@ -140,35 +163,6 @@ def features(
 
 @app.command()
 @one_line_errors
-def steer(
-    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
-    feature: Annotated[list[str], typer.Option(help="SOURCE:INDEX; may be repeated, each with an --add.")],
-    add: Annotated[list[float], typer.Option(help="Strength: how much of the decoder row is added.")],
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate.")] = 40,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers both arms share.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens up to this mass.")] = 1.0,
-    chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
-    json: AsJson = False,
-) -> None:
-    """Continue a prompt plain and with features turned up or down, from the same random numbers."""
-    from engine import headless, reports
-
-    request = open_request(model, dictionary, device, dtype, bos)
-    result = headless.steer(
-        request, read_prompt(prompt), feature, add, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p,
-        chat=chat, report=report_progress,
-    )  # fmt: skip
-    print_result(headless.to_json(result), reports.steer_text(result), json)
-
-
-@app.command()
-@one_line_errors
 def card(
     feature: Annotated[str, typer.Argument(help="SOURCE:INDEX")],
     model: Model = None,
@@ -200,7 +194,9 @@ def export(
     file: Annotated[Path, typer.Argument(help="A session, or a circuit that `saescope circuit` wrote.")],
     to: Annotated[
         str,
-        typer.Option(help="quicklist of the marks; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."),
+        typer.Option(
+            help="quicklist of the marks, or presets; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."
+        ),
     ] = "quicklist",
     circuit: Annotated[
         int | None, typer.Option(min=1, help="Which circuit of the session, from 1; the last otherwise.")
@@ -214,17 +210,21 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Print a session's marked features as a Neuronpedia quicklist, or a circuit as a picture, graph or quicklist."""
+    """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
     from engine.headless import to_json
     from sessions import circuit_export
     from sessions.annotations import read_annotations
     from sessions.export import Exported, export_quicklist
     from sessions.store import read_session
 
-    if to not in circuit_export.FORMATS:
-        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)}.")
+    if to not in (*circuit_export.FORMATS, "presets"):
+        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)} or presets.")
     exported: str | Exported
-    if to == "quicklist" and circuit is None and not circuit_export.is_circuit(file):
+    if to == "presets":
+        from sessions.presets import export_presets
+
+        exported = export_presets(read_session(file))
+    elif to == "quicklist" and circuit is None and not circuit_export.is_circuit(file):
         exported = export_quicklist(read_session(file), name)
     else:
         labels = read_annotations(annotations) if annotations is not None else None

@@ -10,39 +10,43 @@ from engine.answer import Answer, Question
 from engine.circuits.tracer import Tracer
 from engine.errors import BadRequest
 from engine.features import Readings, read_prompt
-from engine.generation import Sampling, generate
 from engine.job import Job
 from engine.knowledge import feature_card, hint
 from engine.memory import memory_in_use
 from engine.opening import OpenSet, describe, open_set
 from engine.protocol import (
+    AblationsRanked,
     AnyRequest,
     CardRead,
     Counted,
     Done,
     FeaturesFound,
     FeaturesResult,
-    Generated,
-    Generation,
     HintsRead,
+    ImpactFound,
     ListHints,
+    MeasureControl,
     MeasureFaithfulness,
+    MeasureImpact,
+    MeasureSweep,
     NextTokensFound,
     Open,
     Opened,
+    Prepare,
+    RankAblations,
     Row,
     RowRead,
     Run,
     ShowCard,
     Steer,
-    Steered,
-    SteerResult,
     Tokenised,
     Trace,
     Verify,
 )
 from engine.reading import plain_numbers
-from engine.steering import added_directions
+from engine.steering.impact import measure_impact
+from engine.steering.ranking import rank_ablations
+from engine.steering.steerer import Steerer
 
 
 class Engine:
@@ -52,6 +56,7 @@ class Engine:
         self._opened: OpenSet | None = None
         self._readings: Readings | None = None
         self._tracer: Tracer | None = None
+        self._steerer: Steerer | None = None
 
     @property
     def opened(self) -> OpenSet:
@@ -79,8 +84,18 @@ class Engine:
                 job.emit(CardRead(id=job.id, card=feature_card(self.opened, request.feature)))
             case ListHints():
                 job.emit(HintsRead(id=job.id, hints={str(f): hint(self.opened, f) for f in request.features}))
+            case Prepare():
+                self._steering().prepare(request, job)
             case Steer():
-                self._steer(request, job)
+                self._steering().steer(request, job)
+            case MeasureControl():
+                self._steering().control(request, job)
+            case MeasureSweep():
+                self._steering().sweep(request, job)
+            case MeasureImpact():
+                job.emit(ImpactFound(id=job.id, result=measure_impact(self.opened, request, job)))
+            case RankAblations():
+                job.emit(AblationsRanked(id=job.id, result=rank_ablations(self.opened, request, job)))
             case Trace():
                 self._tracing().trace(request, job)
             case Verify():
@@ -103,9 +118,15 @@ class Engine:
             self._tracer = Tracer(self.opened)
         return self._tracer
 
+    def _steering(self) -> Steerer:
+        if self._steerer is None:
+            self._steerer = Steerer(self.opened)
+        return self._steerer
+
     def _open(self, request: Open, job: Job) -> None:
         started = time.perf_counter()
-        self._opened, self._readings, self._tracer = open_set(request, job), None, None
+        self._opened, self._readings = open_set(request, job), None
+        self._tracer = self._steerer = None
         job.emit(
             Opened(
                 id=job.id,
@@ -160,58 +181,3 @@ class Engine:
         if reading is None:
             raise BadRequest(f"{feature.source} has not read a prompt yet.", "Run the prompt first.")
         job.emit(RowRead(id=job.id, feature=feature, values=plain_numbers(reading.row(feature.index))))
-
-    def _steer(self, request: Steer, job: Job) -> None:
-        started = time.perf_counter()
-        opened = self.opened
-        if request.tokens < 1:
-            raise BadRequest("Nothing to generate.", "Ask for at least one token.")
-        if request.temperature < 0 or not 0 < request.top_p <= 1:
-            raise BadRequest("Temperature must not be negative, and top-p lies in (0, 1].")
-        directions = added_directions(opened, request.interventions)
-        ids = opened.checked_ids(request.prompt, request.chat, request.tokens)
-        sampling = Sampling(request.temperature, request.top_p, request.seed)
-        plain: list[int] = []
-        steered: list[int] = []
-        kl: list[float] = []
-        for number, step in enumerate(generate(opened.model, ids, directions, request.tokens, sampling, job)):
-            plain += [] if step.plain is None else [step.plain]
-            steered += [] if step.steered is None else [step.steered]
-            kl += [] if step.kl is None else [step.kl]
-            texts = self._text(plain), self._text(steered)
-            job.emit(Generated(id=job.id, step=number, plain=texts[0], steered=texts[1], kl=step.kl))
-        settings = {
-            "tokens": request.tokens,
-            "seed": request.seed,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "positions": "prompt and continuation",
-            "error": "kept",
-        }
-        used = {i.feature.source: opened.dictionaries[i.feature.source] for i in request.interventions}
-        result = SteerResult(
-            prompt=request.prompt,
-            chat=request.chat,
-            prompt_ids=tuple(ids),
-            interventions=request.interventions,
-            plain=Generation(tuple(plain), self._text(plain)),
-            steered=Generation(tuple(steered), self._text(steered)),
-            kl=tuple(kl),
-            first_divergence=_first_divergence(plain, steered),
-            provenance=opened.provenance(list(used.values()), settings),
-            seconds=time.perf_counter() - started,
-        )
-        job.emit(Steered(id=job.id, result=result))
-
-    def _text(self, ids: list[int]) -> str:
-        """Generated text without the token that ended it."""
-        model = self.opened.model
-        return model.tokenizer.text([token for token in ids if token not in model.end_ids])
-
-
-def _first_divergence(a: list[int], b: list[int]) -> int | None:
-    """The first position where two texts differ, in a token or because one has ended."""
-    for place, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return place
-    return None if len(a) == len(b) else min(len(a), len(b))

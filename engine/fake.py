@@ -11,13 +11,16 @@ import re
 import sys
 import time
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from engine import fake_circuit
+from engine import fake_circuit, fake_steering
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.protocol import (
+    Adjust,
     AnyRequest,
     CardRead,
     Circuit,
@@ -30,27 +33,28 @@ from engine.protocol import (
     FeatureRef,
     FeaturesFound,
     FeaturesResult,
-    Generated,
-    Generation,
     HintsRead,
     Hit,
     ListHints,
+    MeasureControl,
     MeasureFaithfulness,
+    MeasureImpact,
+    MeasureSweep,
     Memory,
     ModelInfo,
     NextToken,
     NextTokensFound,
     Open,
     Opened,
+    Prepare,
     Provenance,
+    RankAblations,
     Row,
     RowRead,
     Run,
     ShowCard,
     SiteFigures,
     Steer,
-    Steered,
-    SteerResult,
     Token,
     TokenFeature,
     Tokenised,
@@ -73,6 +77,7 @@ class FakeEngine:
         self._open = False
         self._words: list[str] = []
         self._circuit: Circuit | None = None
+        self._steering = fake_steering.FakeSteering(_PROVENANCE)
 
     def count(self, prompt: str, chat: bool) -> Counted | None:
         return Counted(tokens=len(_words(prompt)), limit=CONTEXT) if self._open else None
@@ -90,8 +95,20 @@ class FakeEngine:
             case ListHints():
                 hints = {str(f): f"·word{f.index % 7} ·{f.source}" for f in request.features}
                 job.emit(HintsRead(id=job.id, hints=hints))
+            case Prepare():
+                pass  # whatever it asks for is at hand
             case Steer():
-                self._steer(request, job)
+                self._steering.steer(request, job, _words(request.prompt), _orders(request.prompt, job))
+            case Adjust():
+                self._steering.adjust(request)
+            case MeasureControl():
+                self._steering.control(request, job, _orders(request.steer.prompt, job))
+            case MeasureSweep():
+                self._steering.sweep(request, job, _orders(request.steer.prompt, job))
+            case MeasureImpact():
+                self._impact(request, job)
+            case RankAblations():
+                self._ablations(request, job)
             case Trace():
                 self._trace(request, job)
             case Verify():
@@ -124,29 +141,16 @@ class FakeEngine:
         if request.next_tokens:
             job.emit(NextTokensFound(id=job.id, next_tokens=following))
 
-    def _steer(self, request: Steer, job: Job) -> None:
-        plain, steered, kl = "", "", []
-        push = sum(i.strength for i in request.interventions)
-        for step in range(request.tokens):
-            job.check()
-            _obey(request.prompt, job, seconds_each=0.05)
-            plain += f" plain{step}"
-            steered += f" steered{step}" if push else f" plain{step}"
-            kl.append(min(abs(push) / 10, 5.0))
-            job.emit(Generated(id=job.id, step=step, plain=plain, steered=steered, kl=kl[-1]))
-        result = SteerResult(
-            prompt=request.prompt,
-            chat=request.chat,
-            prompt_ids=(1, 2),
-            interventions=request.interventions,
-            plain=Generation(tuple(range(request.tokens)), plain),
-            steered=Generation(tuple(range(request.tokens)), steered),
-            kl=tuple(kl),
-            first_divergence=0 if push else None,
-            provenance=_PROVENANCE,
-            seconds=0.1,
-        )
-        job.emit(Steered(id=job.id, result=result))
+    def _impact(self, request: MeasureImpact, job: Job) -> None:
+        _obey(request.prompt, job, seconds_each=0.05)
+        self._steering.impact(request, job, _words(request.prompt), [(d.source, d.hook) for d in _DICTIONARIES])
+
+    def _ablations(self, request: RankAblations, job: Job) -> None:
+        words = _words(request.prompt)
+        asked = Run(id=request.id, prompt=request.prompt, top=request.candidates, sources=request.sources)
+        found = _result(asked, tuple(map(fake_steering.token, words)), words)
+        strongest = [(hit.ref, hit.activation, hit.position) for hit in found.features]
+        self._steering.ablations(request, job, words, strongest, _orders(request.prompt, job))
 
     def _trace(self, request: Trace, job: Job) -> None:
         prompt = request.prompt or (request.pairs[0].clean if request.pairs else "")
@@ -171,6 +175,11 @@ def _obey(prompt: str, job: Job, seconds_each: float | None = None) -> None:
         while time.monotonic() < end:
             job.check()
             time.sleep(0.01)
+
+
+def _orders(prompt: str, job: Job) -> Callable[[], None]:
+    """What to do before every word that is generated."""
+    return lambda: _obey(prompt, job, seconds_each=0.05)
 
 
 def _activation(word: str, feature: FeatureRef) -> float:
@@ -274,9 +283,15 @@ _PROVENANCE = Provenance(
 def main() -> None:
     from engine.server import Server, protect_stdout
 
+    class Attentive(Server):
+        """Hears of other strengths while a text still streams."""
+
+        def _lane(self, request: AnyRequest) -> Any:
+            return self._quick if isinstance(request, Adjust) else super()._lane(request)
+
     outgoing = protect_stdout()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
-    Server(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
+    Attentive(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
 
 
 if __name__ == "__main__":

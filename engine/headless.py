@@ -20,25 +20,18 @@ from engine.protocol import (
     FeatureCard,
     FeaturesFound,
     FeaturesResult,
-    Intervention,
     NextTokensFound,
     Open,
     Progress,
     Rank,
     Run,
     ShowCard,
-    Steer,
-    Steered,
-    SteerResult,
     parse_feature,
 )
 from engine.text import terminal_safe_json
 
 Report = Callable[[str, int, int], None]
 E = TypeVar("E", bound=Event)
-
-_STRONGEST = 1e30
-"""Not far beyond it float32 ends, and with it the text."""
 
 
 class Headless:
@@ -104,37 +97,6 @@ def features(
     result = _only(events, FeaturesFound).result
     following = [event.next_tokens for event in events if isinstance(event, NextTokensFound)]
     return msgspec.structs.replace(result, next_tokens=following[0]) if following else result
-
-
-def steer(
-    opening: Open,
-    prompt: str,
-    chosen: Sequence[str],
-    strengths: Sequence[float],
-    *,
-    tokens: int,
-    seed: int,
-    temperature: float,
-    top_p: float,
-    chat: bool,
-    report: Report,
-) -> SteerResult:
-    """Plain and steered continuation; the n-th feature is added with the n-th strength."""
-    if len(chosen) != len(strengths):
-        raise BadRequest(
-            f"{len(chosen)} --feature and {len(strengths)} --add were given.",
-            "Give one --add for each --feature.",
-        )
-    if bad := [strength for strength in strengths if not abs(strength) < _STRONGEST]:
-        raise BadRequest(f"{bad[0]} is not a strength.", "Use a number such as 8 or -3.5.")
-    interventions = tuple(Intervention(parse_feature(f), s) for f, s in zip(chosen, strengths, strict=True))
-    headless = Headless(report)
-    headless.ask(opening)
-    request = Steer(
-        id=2, prompt=prompt, interventions=interventions, chat=chat, tokens=tokens, seed=seed, temperature=temperature,
-        top_p=top_p,
-    )  # fmt: skip
-    return _only(headless.ask(request), Steered).result
 
 
 def card(opening: Open, feature: str, *, report: Report) -> FeatureCard:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from engine.errors import Cancelled
-from engine.protocol import Event, Progress
+from engine.protocol import Event, Intervention, Progress
 
 
 class Job:
@@ -22,6 +22,7 @@ class Job:
         self._emit = emit
         self._meanwhile = meanwhile
         self._cancelled = threading.Event()
+        self._adjusted: tuple[Intervention, ...] | None = None
 
     @property
     def is_cancelled(self) -> bool:
@@ -33,6 +34,15 @@ class Job:
             return False
         self._cancelled.set()
         return True
+
+    def adjust(self, interventions: tuple[Intervention, ...]) -> None:
+        """Other interventions from now on, from any thread; only the newest count."""
+        self._adjusted = interventions
+
+    def adjustment(self) -> tuple[Intervention, ...] | None:
+        """What was asked for by `adjust` since the last time, if anything."""
+        newest, self._adjusted = self._adjusted, None
+        return newest
 
     def check(self) -> None:
         """Raise `Cancelled` where the request was cancelled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.protocol import FeatureCard, FeaturesResult, SteerResult
+from engine.protocol import FeatureCard, FeaturesResult
 from engine.sets import SetInfo
 from engine.text import visible, visible_token
 
@@ -25,22 +25,6 @@ def features_text(result: FeaturesResult, per_token: bool) -> str:
             sink = " (sink)" if token.sink else ""
             lines.append(f"{position:>4} {visible_token(token.text):<16} {best}{sink}")
     return "\n".join(lines)
-
-
-def steer_text(result: SteerResult) -> str:
-    """Both texts, and where they part."""
-    added = ", ".join(f"{visible(str(i.feature))} {i.strength:+g}" for i in result.interventions)
-    parted = "never" if result.first_divergence is None else f"at token {result.first_divergence}"
-    mean = sum(result.kl) / len(result.kl) if result.kl else 0.0
-    return "\n".join(
-        [
-            f"steered with {added}; error kept; mean KL {mean:.3f} nats; texts part {parted}",
-            "",
-            f"plain:   {_prose(result.plain.text)}",
-            "",
-            f"steered: {_prose(result.steered.text)}",
-        ]
-    )
 
 
 def card_text(card: FeatureCard) -> str:
@@ -77,7 +61,3 @@ def sets_text(found: Sequence[SetInfo]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _prose(text: str) -> str:
-    return "\n".join(visible(line) for line in text.split("\n"))

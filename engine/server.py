@@ -19,6 +19,7 @@ from typing import BinaryIO, Protocol
 from engine.errors import Cancelled, SaescopeError
 from engine.job import Job
 from engine.protocol import (
+    Adjust,
     AnyRequest,
     Cancel,
     Count,
@@ -62,15 +63,15 @@ class _Lane:
         """The one at work; two while a short one is answered in the middle of a long one."""
 
     def has(self, *kinds: type[Request]) -> bool:
-        return any(isinstance(request, kinds) for request, _ in self._all())
+        return any(isinstance(request, kinds) for request, _ in self.all())
 
     def take(self, matches: _Matches) -> list[Job]:
         """Matching jobs: waiting ones are taken out, the one at work only named."""
-        found = [job for request, job in self._all() if matches(request)]
+        found = [job for request, job in self.all() if matches(request)]
         self.waiting = deque(pair for pair in self.waiting if not matches(pair[0]))
         return found
 
-    def _all(self) -> list[tuple[AnyRequest, Job]]:
+    def all(self) -> list[tuple[AnyRequest, Job]]:
         return [*self.waiting, *self.working]
 
 
@@ -138,6 +139,8 @@ class Server:
                 self._stop(lambda waiting: waiting.id == request.target)
             case Count():
                 self._count(request)
+            case Adjust():
+                self._adjust(request)
             case _:
                 kind = type(request)
                 self._stop(lambda waiting: type(waiting) is kind)
@@ -162,6 +165,14 @@ class Server:
         for job in stopped:
             if job.cancel():
                 self._say(Stopped(id=job.id))
+
+    def _adjust(self, request: Adjust) -> None:
+        with self._changed:
+            job = next((job for waiting, job in self._main.all() if waiting.id == request.target), None)
+        if job is None:
+            self._say(Failed(id=request.id, error=EngineFault("bad_request", "What is to be changed has ended.")))
+        else:
+            job.adjust(request.interventions)
 
     def _count(self, request: Count) -> None:
         try:

@@ -13,6 +13,8 @@ from typing import IO
 import pytest
 
 from engine.protocol import (
+    Adjust,
+    Adjusted,
     AnyEvent,
     Cancel,
     Count,
@@ -31,6 +33,7 @@ from engine.protocol import (
     Run,
     ShowCard,
     Steer,
+    Steered,
     Stopped,
     Tokenised,
     Trace,
@@ -124,6 +127,26 @@ def test_cancel_is_answered_while_the_work_runs(talk: Talk) -> None:
     talk.until(Stopped, 2)
     talk.send(Run(id=4, prompt="after"))
     assert all(e.id == 4 for e in talk.until(Done))
+
+
+def test_interventions_change_while_text_streams(talk: Talk) -> None:
+    feature = FeatureRef("9-res-fk", 1)
+    talk.send(Steer(id=2, prompt="/slow 1 word", interventions=(Intervention(feature, 1.0),), tokens=40))
+    talk.until(Generated)
+    talk.send(Adjust(id=3, target=2, interventions=(Intervention(feature, 5.0),)))
+    change = talk.until(Adjusted, 2)[-1]
+    assert isinstance(change, Adjusted)
+    assert change.change.interventions == (Intervention(feature, 5.0),)
+    steered = talk.until(Steered)[-1]
+    assert isinstance(steered, Steered)
+    assert steered.result.changes == (change.change,)
+
+
+def test_a_change_that_comes_too_late_is_refused(talk: Talk) -> None:
+    talk.send(Adjust(id=3, target=2, interventions=()))
+    failed = talk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert "has ended" in failed.error.message
 
 
 def test_a_newer_run_supersedes_an_older_one(talk: Talk) -> None:

@@ -27,6 +27,10 @@ def _loaded(run_python: RunPython, statement: str, forbidden: tuple[str, ...]) -
         ("import engine.server, engine.lazy", (*MODEL_LIBRARIES, *SCREEN, "rich")),
         ("import engine.headless, engine.sets, engine.doctor", (*MODEL_LIBRARIES, *SCREEN, "rich", "tqdm")),
         ("import engine.headless_circuits, engine.pairs, engine.circuit_reports", (*MODEL_LIBRARIES, *SCREEN, "rich")),
+        (
+            "import engine.headless_steering, engine.steering_reports, engine.typed_interventions",
+            (*MODEL_LIBRARIES, *SCREEN, "rich"),
+        ),
         ("import engine.core", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
         ("import engine.training.pipeline", (*SCREEN, "sae_lens", "wandb")),
         (
@@ -39,7 +43,10 @@ def test_imports(run_python: RunPython, statement: str, forbidden: tuple[str, ..
     assert _loaded(run_python, statement, forbidden) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["features", "--help"], ["open", "--help"], ["circuit", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("features", "open", "circuit", "steer", "sweep"))],
+)
 def test_help_loads_nothing_heavy(run_python: RunPython, arguments: list[str]) -> None:
     statement = f"""
 import contextlib, io, main
