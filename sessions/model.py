@@ -140,7 +140,8 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def is_empty(self) -> bool:
         """Nothing worth keeping happened."""
-        return not (self.runs or self.steers or self.evidence or self.presets or self.circuits or self.marks or self.view.draft.strip())
+        kept = (self.runs, self.steers, self.evidence, self.presets, self.circuits, self.marks)
+        return not (any(kept) or self.view.draft.strip())
 
 
 def neuronpedia_ids(session: Session) -> dict[str, str]:

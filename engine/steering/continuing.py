@@ -78,14 +78,16 @@ class PlainArm:
 class Continuation:
     """Plain and steered arm of one prompt; `arms` hold what each has said so far."""
 
-    def __init__(self, prefix: Prefix, program: Program, rules: Rules, job: Job, *, cached: bool = True) -> None:
+    def __init__(
+        self, prefix: Prefix, program: Program, rules: Rules, job: Job, *, cached: bool = True, fixed: bool = False
+    ) -> None:
         self._prefix = prefix
         self._rules = rules
         self._job = job
         plain = prefix.plain_arm if cached else None
         self._known = plain.said if plain is not None and plain.answers(rules) else None
         programs = [program] if self._known is not None else [None, program]
-        self._decoding = Decoding(prefix, programs, job, cached=cached)
+        self._decoding = Decoding(prefix, programs, job, cached=cached, room=rules.tokens, fixed=fixed)
         self._row = len(programs) - 1
         self.arms = (Said(), Said())
 

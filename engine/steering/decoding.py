@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.job import Job
 from engine.model import Visitor
 from engine.sites import Site
+from engine.steering.captured import FixedStep
 from engine.steering.interventions import Arm, Cursor, Program, visitors
 from engine.steering.prefix import Prefix, joined
 
@@ -29,9 +30,20 @@ class Decoding:
 
     Args:
         programs: what acts on each row; None is the plain model.
+        room: how many tokens may follow; with it, steps have fixed addresses (`engine.steering.captured`) on CUDA.
+        fixed: have them anywhere.
     """
 
-    def __init__(self, prefix: Prefix, programs: Sequence[Program | None], job: Job, *, cached: bool = True) -> None:
+    def __init__(
+        self,
+        prefix: Prefix,
+        programs: Sequence[Program | None],
+        job: Job,
+        *,
+        cached: bool = True,
+        room: int = 0,
+        fixed: bool = False,
+    ) -> None:
         self._prefix = prefix
         self._model = prefix.model
         self._job = job
@@ -41,6 +53,8 @@ class Decoding:
         self._cursor = Cursor()
         self._hooks = ExitStack()
         self._cache: DynamicCache | None = None
+        self._room = room if self._cached and (fixed or self._model.device.type == "cuda") else 0
+        self._step: FixedStep | None = None
 
     @contextmanager
     def running(self) -> Iterator[Tensor]:
@@ -50,6 +64,8 @@ class Decoding:
                 yield self._begin()
             finally:
                 self._hooks.close()
+                if self._step is not None:
+                    self._step.close()
 
     def _begin(self) -> Tensor:
         if not self._cached:
@@ -65,7 +81,15 @@ class Decoding:
             caches.append(cache)
         self._cache = joined(caches)
         self._attach()
+        if self._room:
+            self._fix()
         return torch.cat(logits)
+
+    def _fix(self) -> None:
+        """Go on at fixed addresses, from what is in the cache."""
+        assert self._cache is not None
+        present = [None if arm is None else arm.programs[-1][1] for arm in self.arms]
+        self._step = FixedStep(self._model, self._cache, present, self._room)
 
     def _alike(self) -> list[range]:
         """Rows that begin together: plain ones need not be run again, steered ones are run as one batch."""
@@ -80,6 +104,8 @@ class Decoding:
         if self._cache is None:
             return self._all_again()
         self._cursor.start = len(self.texts[0]) - 1
+        if self._step is not None:
+            return self._step(tokens)
         new = torch.tensor([[token] for token in tokens], device=self._model.device)
         return self._model.logits(self._model.hidden(new, self._cache)[:, -1].contiguous())
 
@@ -92,8 +118,14 @@ class Decoding:
         """From the next new token on another program acts on a row."""
         arm = self.arms[row]
         assert arm is not None
+        if self._step is not None and arm.programs[-1][1].take_strengths(program):
+            return
         arm.change(len(self.texts[row]), program)
         self._attach()
+        if self._step is not None:
+            self._step.close()
+            self._cache = self._step.so_far()
+            self._fix()
 
     def _attach(self) -> None:
         self._hooks.close()

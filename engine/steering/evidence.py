@@ -74,7 +74,7 @@ def _speak(
 ) -> Iterator[tuple[int, Tensor, list[bool]]]:
     """Draw for all arms at once; gives the step, the log-probabilities [R, V] and which arms took a token."""
     uniforms = Uniforms(rules.sampling.seed)
-    decoding = Decoding(prefix, programs, job)
+    decoding = Decoding(prefix, programs, job, room=rules.tokens)
     with decoding.running() as logits:
         for step in range(rules.tokens):
             job.check()

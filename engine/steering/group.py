@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -57,7 +58,8 @@ class Group:
         self.start = min(m.start for m in members)
         kinds = [m.intervention.kind for m in members]
         self._adds = self._part([n for n, kind in enumerate(kinds) if kind == "add"])
-        self._sets = self._part([n for n, m in enumerate(members) if m.sets_value])
+        setters = [n for n, m in enumerate(members) if m.sets_value]
+        self._sets, self._setters = self._part(setters), [members[n] for n in setters]
         self._projects = self._part([n for n, kind in enumerate(kinds) if kind in {"rescale", "cap"}])
         self._features = torch.tensor([m.intervention.feature.index for m in members], device=self._on.device)
         self._directions = torch.stack([m.direction for m in members])
@@ -69,6 +71,7 @@ class Group:
         nothing = torch.zeros_like(self._directions[0])
         self._others = torch.stack([m.other if m.other is not None else nothing for m in members])
         self._noisy = any(m.other is not None for m in members)
+        self._now: Tensor | None = None
         self.acted = torch.zeros(len(members), dtype=torch.long, device=self._on.device)
         """At how many tokens each changed something."""
 
@@ -93,7 +96,7 @@ class Group:
         Returns:
             [T, d] in the dictionary's precision, or None where nothing acts.
         """
-        on = self._mask(start, len(written))
+        on = self._now if self._now is not None else self._mask(start, len(written))
         if on is None:
             return None
         total = torch.zeros(len(written), self._directions.shape[1], device=on.device, dtype=on.dtype)
@@ -118,7 +121,7 @@ class Group:
     def _set(self, part: Tensor, read: Tensor, on: Tensor, start: int) -> Tensor:
         """From f to the value wanted: (keep − 1) · f + value, along the decoder rows."""
         f = self.dictionary.feature_rows(read, self._features[part])
-        values = self._sets_to[part, None] + self._patches(part, start, f.shape[1])
+        values = self._sets_to[part, None] + self._patches(start, f.shape[1])
         change = ((self._keeps[part, None] - 1) * f + values) * on
         unit = self._unit(part, read)
         total = self._spend(part, change * unit)
@@ -136,14 +139,13 @@ class Group:
             unit = dictionary.gain(read).T * unit
         return unit
 
-    def _patches(self, part: Tensor, start: int, length: int) -> Tensor | float:
+    def _patches(self, start: int, length: int) -> Tensor | float:
         """Values of another prompt, [n, T]; after its end the last one stays."""
-        members = [self.members[n] for n in part.tolist()]
-        if all(m.values is None for m in members):
+        if all(m.values is None for m in self._setters):
             return 0.0
         at = torch.arange(start, start + length, device=self._on.device).clamp(max=self._prompt - 1)
         zero = torch.zeros(length, device=self._on.device, dtype=self._on.dtype)
-        return torch.stack([zero if m.values is None else m.values[at] for m in members])
+        return torch.stack([zero if m.values is None else m.values[at] for m in self._setters])
 
     def _project(self, part: Tensor, written: Tensor, on: Tensor) -> Tensor:
         """Neuronpedia's ORTHOGONAL_DECOMP and PROJECTION_CAP: along d̂, whatever the feature's value."""
@@ -153,6 +155,34 @@ class Group:
         strengths = self._strengths[part, None]
         change = torch.where(self._caps[part, None], along.minimum(strengths) - along, (strengths - 1) * along)
         return self._spend(part, change * on / norm)
+
+    # --- one token at a time, without a word from Python --------------------------------------------------------
+
+    def hold(self, position: int) -> None:
+        """From now on every pass is the one token at `position`; which interventions act there is put in a buffer."""
+        on = self._mask(position, 1)
+        if self._now is None:
+            self._now = torch.zeros(len(self.members), 1, device=self._on.device, dtype=self._on.dtype)
+        self._now.zero_() if on is None else self._now.copy_(on)
+
+    def release(self) -> None:
+        """Passes are of any length again."""
+        self._now = None
+
+    def same_but_strengths(self, other: Group) -> bool:
+        """Whether the other group differs in strengths only."""
+        mine, others = (
+            [msgspec.structs.replace(m.intervention, strength=0.0, unit="raw") for m in group.members]
+            for group in (self, other)
+        )
+        return self.dictionary is other.dictionary and mine == others and self._keep_error == other._keep_error
+
+    def take_strengths(self, other: Group) -> None:
+        """Go on with the other's strengths, in the same buffers."""
+        for mine, its in (
+            (self._strengths, other._strengths), (self._keeps, other._keeps), (self._sets_to, other._sets_to),
+        ):  # fmt: skip
+            mine.copy_(its)
 
     def _mask(self, start: int, length: int) -> Tensor | None:
         """[n, T] 1 where an intervention acts; None where none does."""

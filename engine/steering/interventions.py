@@ -75,10 +75,14 @@ class Program:
                 counts[member.place] = count
         return counts
 
-    def settle(self) -> None:
-        """Begin to count anew."""
-        for group in self.groups:
-            group.acted.zero_()
+    def take_strengths(self, other: Program) -> bool:
+        """Go on with the other's strengths where nothing else differs; False where something does."""
+        pairs = list(zip(self.groups, other.groups, strict=False))
+        if len(self.groups) != len(other.groups) or not all(a.same_but_strengths(b) for a, b in pairs):
+            return False
+        for mine, its in pairs:
+            mine.take_strengths(its)
+        return True
 
 
 @dataclass

@@ -92,6 +92,7 @@ def _continue(
     cached: bool,
     changes: dict[int, Sequence[Intervention]] | None = None,
     tokens: int = 14,
+    fixed: bool = False,
     **settings: Any,
 ) -> tuple[list[int], list[int], list[Tensor]]:
     """Ids of both arms and the steered distributions; `changes` by the step after which they come."""
@@ -99,7 +100,7 @@ def _continue(
     sites = {s for d in opened.dictionaries.values() for s in (d.site, d.write_site)}
     prefix = Prefix(opened.model, ids, sites, Job())
     program = compile_program(opened, interventions, ids, tokens=tokens, **settings)
-    going = Continuation(prefix, program, Rules(tokens, sampling), Job(), cached=cached)
+    going = Continuation(prefix, program, Rules(tokens, sampling), Job(), cached=cached, fixed=fixed)
     for step, _ in enumerate(going.steps()):
         if changes and step in changes:
             assert going.change(compile_program(opened, changes[step], ids, tokens=tokens)) == step + 1
@@ -167,6 +168,40 @@ def test_cached_equals_uncached(tmp_path: Path, family: str) -> None:
             )
             assert fast[:2] == slow[:2]
             torch.testing.assert_close(torch.stack(fast[2]), torch.stack(slow[2]), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:5])
+def test_steps_at_fixed_addresses_are_the_same(tmp_path: Path, family: str) -> None:
+    """What a CUDA graph records, run as it is: every kind, and changes that keep the recording and that break it."""
+    folder = tiny.save_model(tiny.model(family), tmp_path / family)
+    engine = _open(folder, *(tiny.save_dictionary(tmp_path / f"{n}-res-tiny", "topk", layer=n) for n in (1, 3)))
+    kinds = [_add(3, 4.0), _add(4, 2.0, kind="scale"), _add(6, kind="ablate"), _add(5, 3.0, "3-res-tiny", kind="clamp")]
+    louder = [_add(3, -7.0), *kinds[1:]]
+    changes = {
+        2: louder,
+        5: [*louder[:1], _add(5, 9.0, "3-res-tiny")],
+        8: [_add(3, 1.0, positions=parse_positions("0:2"))],
+    }
+    greedy = Sampling(temperature=0)
+    fast, slow = (
+        _continue(engine.engine.opened, kinds, greedy, cached=True, changes=changes, fixed=fixed)
+        for fixed in (True, False)
+    )
+    assert fast[:2] == slow[:2]
+    torch.testing.assert_close(torch.stack(fast[2]), torch.stack(slow[2]), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_is_the_same_on_a_gpu(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
+    engine = Headless(lambda *_: None)
+    engine.ask(Open(id=1, model=str(llama_folder), dictionaries=tuple(map(str, dictionary_folders)), device="cuda"))
+    kinds = [_add(3, 4.0), _add(4, 2.0, kind="scale"), _add(6, 3.0, "2-res-tiny", kind="clamp")]
+    changes = {2: [_add(3, -7.0), *kinds[1:]], 6: kinds[:1]}
+    fast, slow = (
+        _continue(engine.engine.opened, kinds, Sampling(temperature=0), cached=cached, changes=changes)
+        for cached in (True, False)
+    )
+    assert fast[:2] == slow[:2]
 
 
 def test_a_sliding_window_shorter_than_the_text(tmp_path: Path) -> None:
