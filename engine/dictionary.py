@@ -148,9 +148,22 @@ class Dictionary:
         if self.rescale_by_decoder_norm:
             pre = pre * self.decoder_norm[indices]
         if self.kind == "topk":
-            chosen = (sparse or self.encode_sparse(x)).indices[:, :, None] == indices
-            return (pre.relu() * chosen.any(1)).T
+            chosen = self._chosen(x, pre, indices) if sparse is None else (sparse.indices[:, :, None] == indices).any(1)
+            return (pre.relu() * chosen).T
         return self._activate(pre, indices).T
+
+    def _chosen(self, x: Tensor, pre: Tensor, indices: Tensor) -> Tensor:
+        """Which of some features [m] with pre-activations `pre` [n, m] are among the k of each row: bool [n, m].
+
+        On a CPU only rows are encoded where it matters: a pre-activation that is not positive is no activation.
+        """
+        if x.device.type != "cpu":
+            return (self.encode_sparse(x).indices[:, :, None] == indices).any(1)
+        rows = (pre > 0).any(1).nonzero()[:, 0]
+        chosen = torch.zeros_like(pre, dtype=torch.bool)
+        if len(rows):
+            chosen[rows] = (self.encode_sparse(x[rows]).indices[:, :, None] == indices).any(1)
+        return chosen
 
     def activation_of(self, x: Tensor, features: Tensor) -> Tensor:
         """Activation of feature k on row k of x [m, d_in] → [m], differentiable; for TopK as if it were among the k."""
