@@ -12,7 +12,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -20,7 +19,6 @@ from engine import fake_circuit, fake_steering
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.protocol import (
-    Adjust,
     AnyRequest,
     CardRead,
     Circuit,
@@ -99,8 +97,6 @@ class FakeEngine:
                 pass  # whatever it asks for is at hand
             case Steer():
                 self._steering.steer(request, job, _words(request.prompt), _orders(request.prompt, job))
-            case Adjust():
-                self._steering.adjust(request)
             case MeasureControl():
                 self._steering.control(request, job, _orders(request.steer.prompt, job))
             case MeasureSweep():
@@ -283,15 +279,9 @@ _PROVENANCE = Provenance(
 def main() -> None:
     from engine.server import Server, protect_stdout
 
-    class Attentive(Server):
-        """Hears of other strengths while a text still streams."""
-
-        def _lane(self, request: AnyRequest) -> Any:
-            return self._quick if isinstance(request, Adjust) else super()._lane(request)
-
     outgoing = protect_stdout()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
-    Attentive(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
+    Server(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ one where the prompt says `/slow`.
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,7 +17,6 @@ from engine.protocol import (
     AblationResult,
     AblationRow,
     AblationsRanked,
-    Adjust,
     Adjusted,
     ArmFigures,
     BadRequest,
@@ -56,9 +54,7 @@ from engine.protocol import (
 
 MAXIMUM = 44.1
 """The largest activation of every feature."""
-_SETTINGS = (
-    "tokens", "seed", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "keep_error", "watch", "top",
-)  # fmt: skip
+_SETTINGS = ("tokens", "seed", "temperature", "top_p", "top_k", "repetition_penalty", "stop")
 _TAIL = 20
 """How far apart in strength two pushes part the texts one word earlier."""
 Obey = Callable[[], None]
@@ -66,26 +62,15 @@ Obey = Callable[[], None]
 
 
 class FakeSteering:
-    """Answers what is asked about steering. `adjust` may be called from another thread than `steer`."""
+    """Answers what is asked about steering."""
 
     def __init__(self, provenance: Provenance) -> None:
         self._provenance = provenance
-        self._lock = threading.Lock()
-        self._running = 0
-        self._next: tuple[Intervention, ...] | None = None
 
     # --- texts --------------------------------------------------------------------------------------------------
 
-    def adjust(self, request: Adjust) -> None:
-        """Take other interventions from the next word on; nothing where the text has ended meanwhile."""
-        with self._lock:
-            if request.target == self._running:
-                self._next = request.interventions
-
     def steer(self, request: Steer, job: Job, words: Sequence[str], obey: Obey) -> None:
         """Stream both texts, and what came of it."""
-        with self._lock:
-            self._running, self._next = job.id, None
         present, parted = request.interventions, False
         changes: list[Change] = []
         steps: list[Step] = []
@@ -93,8 +78,7 @@ class FakeSteering:
         for step in range(request.tokens):
             job.check()
             obey()
-            with self._lock:
-                adjusted, self._next = self._next, None
+            adjusted = job.adjustment()
             if adjusted is not None:
                 present = adjusted
                 changes.append(Change(step, present))
@@ -107,8 +91,6 @@ class FakeSteering:
             job.emit(Generated(id=job.id, step=step, plain=plain, steered=steered, kl=kl[-1], choices=steps[-1]))
             if any(stop in plain and stop in steered for stop in request.stop):
                 break
-        with self._lock:
-            self._running = 0
         result = self._result(request, words, steps, kl, tuple(changes))
         job.emit(Steered(id=job.id, result=result))
 
@@ -150,6 +132,7 @@ class FakeSteering:
 
     def _with_settings(self, request: Steer) -> Provenance:
         settings = {name: getattr(request, name) for name in _SETTINGS}
+        settings["error"] = "kept" if request.keep_error else "dropped"
         return msgspec.structs.replace(self._provenance, settings=settings)
 
     # --- evidence -----------------------------------------------------------------------------------------------
@@ -215,6 +198,7 @@ class FakeSteering:
     def impact(self, request: MeasureImpact, job: Job, words: Sequence[str], sites: Sequence[tuple[str, str]]) -> None:
         """What an intervention does to `sites`, pairs of source and hook."""
         job.progress("other features", 0, 1)
+        settings = {"error": "kept" if request.keep_error else "dropped"}
         pushed = push(request.interventions)
         result = ImpactResult(
             prompt=request.prompt,
@@ -223,7 +207,7 @@ class FakeSteering:
             interventions=request.interventions,
             steered=_impact(pushed, words, sites, request.top),
             control=_impact(0.2 * pushed, words, sites, request.top),
-            provenance=msgspec.structs.replace(self._provenance, settings={"keep_error": request.keep_error}),
+            provenance=msgspec.structs.replace(self._provenance, settings=settings),
             seconds=0.1,
             warnings=cautions(request.interventions),
         )

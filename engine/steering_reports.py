@@ -278,7 +278,8 @@ def _at(position: int, tokens: Sequence[Token]) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    return f"{_number(min(values))}–{_number(max(values))}" if values else ""
+    ends = list(dict.fromkeys(_number(end) for end in (min(values), max(values)))) if values else []
+    return "–".join(ends)
 
 
 def _maybe(value: float | None) -> str:
