@@ -54,7 +54,7 @@ from engine.protocol import (
 
 MAXIMUM = 44.1
 """The largest activation of every feature."""
-_SETTINGS = ("tokens", "seed", "temperature", "top_p", "top_k", "repetition_penalty", "stop")
+_SETTINGS = ("tokens", "seed", "temperature", "top_p", "top_k", "repetition_penalty")
 _TAIL = 20
 """How far apart in strength two pushes part the texts one word earlier."""
 Obey = Callable[[], None]
@@ -132,7 +132,7 @@ class FakeSteering:
 
     def _with_settings(self, request: Steer) -> Provenance:
         settings = {name: getattr(request, name) for name in _SETTINGS}
-        settings["error"] = "kept" if request.keep_error else "dropped"
+        settings |= {"stop": list(request.stop), "error": "kept" if request.keep_error else "dropped"}
         return msgspec.structs.replace(self._provenance, settings=settings)
 
     # --- evidence -----------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The engine as a process: requests as JSON lines on standard input, events as JSON lines on standard output.
 
 One thread reads, the main thread works, a third one looks things up meanwhile. The reader answers `cancel` and
-`count` at once, whatever else runs, and a newer request of a kind supersedes an older one. A prompt does not wait for a
-trace: it is read in between. Whatever libraries print goes to standard error, which is a log file. The process ends
+`count` at once, whatever else runs, and a newer request of a kind supersedes an older one. A prompt or a moved control
+does not wait for a trace or a sweep: it is answered in between. Whatever libraries print goes to standard error, which is a log file. The process ends
 when its input ends.
 """
 
@@ -29,12 +29,17 @@ from engine.protocol import (
     Failed,
     Hello,
     ListHints,
+    MeasureControl,
     MeasureFaithfulness,
+    MeasureSweep,
     Open,
+    Prepare,
+    RankAblations,
     Request,
     Row,
     Run,
     ShowCard,
+    Steer,
     Stopped,
     Trace,
     request_from_line,
@@ -42,8 +47,9 @@ from engine.protocol import (
 )
 from engine.quiet import quiet_libraries
 
-_LONG = Trace | MeasureFaithfulness
-_SHORT = Run | Row | ShowCard | ListHints
+_ABOUT_CIRCUITS = Trace | MeasureFaithfulness
+_LONG = _ABOUT_CIRCUITS | MeasureControl | MeasureSweep | RankAblations
+_SHORT = Run | Row | ShowCard | ListHints | Prepare | Steer
 
 
 class Answers(Protocol):
@@ -114,7 +120,7 @@ class Server:
             lane.working.pop()
 
     def _meanwhile(self) -> None:
-        """In the middle of a trace: read the prompts that wait."""
+        """In the middle of long work: answer the short requests that wait."""
         while True:
             with self._changed:
                 pair = next((p for p in self._main.waiting if isinstance(p[0], _SHORT)), None)
@@ -147,7 +153,7 @@ class Server:
                 if isinstance(request, Open | Run):  # rows of the prompt before mean nothing any more
                     self._stop(lambda waiting: isinstance(waiting, Row))
                 if isinstance(request, Open):  # nor does a circuit of what was open
-                    self._stop(lambda waiting: isinstance(waiting, _LONG))
+                    self._stop(lambda waiting: isinstance(waiting, _ABOUT_CIRCUITS))
                 with self._changed:
                     meanwhile = self._meanwhile if isinstance(request, _LONG) else None
                     self._lane(request).waiting.append((request, Job(request.id, self._say, meanwhile)))

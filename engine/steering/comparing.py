@@ -39,6 +39,7 @@ def compare(asked: Asked, request: MeasureControl, read: Callable[[], Prefix], j
     plain = plain_said(prefix, asked.rules, job)
     found: list[ArmFigures] = []
     for start in range(0, len(programs), ROWS):
+        job.rest()
         job.progress("steering along random directions", start, len(programs))
         for one in try_programs(prefix, programs[start : start + ROWS], plain, asked.rules, job):
             found.append(figures(prefix, one, plain, asked.watched, asked.rules, job))
@@ -86,6 +87,7 @@ def sweep(asked: Asked, request: MeasureSweep, read: Callable[[], Prefix], job: 
     margins: list[tuple[float, float]] = []
     each = 1 + request.controls
     for start in range(0, len(strengths), max(1, ROWS // each)):
+        job.rest()
         job.progress("sweeping", start, len(strengths))
         part = strengths[start : start + max(1, ROWS // each)]
         programs: list[Program] = []

@@ -40,6 +40,7 @@ class Prefix:
     def __init__(self, model: LanguageModel, ids: Sequence[int], sites: Iterable[Site], job: Job) -> None:
         self.model = model
         self.ids = tuple(ids)
+        self._dtype = model.dtype
         self._batch = torch.tensor([self.ids], device=model.device)
         self._inputs: dict[int, Tensor] = {}
         self._arguments: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
@@ -55,6 +56,10 @@ class Prefix:
                 for handle in handles:
                     handle.remove()
             self.logits = model.logits(hidden[:, -1].contiguous())[0]
+
+    def is_of(self, model: LanguageModel, ids: Sequence[int]) -> bool:
+        """Whether this is what the model reads in these tokens, in the precision it computes in now."""
+        return self.ids == tuple(ids) and self._dtype == model.dtype
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -71,7 +71,7 @@ class Steerer:
 
     def _read(self, ids: Sequence[int], job: Job) -> Prefix:
         """The prompt as the plain model reads it; read once for all requests about it."""
-        if self._prefix is None or self._prefix.ids != tuple(ids):
+        if self._prefix is None or not self._prefix.is_of(self._opened.model, ids):
             self._prefix = None
             sites = {site for d in self._opened.dictionaries.values() for site in (d.site, d.write_site)}
             self._prefix = Prefix(self._opened.model, ids, sites, job)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import pytest
 
 from engine.protocol import (
@@ -26,6 +27,7 @@ from engine.protocol import (
     Generated,
     Hello,
     Intervention,
+    MeasureSweep,
     Open,
     Opened,
     Progress,
@@ -35,6 +37,7 @@ from engine.protocol import (
     Steer,
     Steered,
     Stopped,
+    SweepGrown,
     Tokenised,
     Trace,
     TraceGrown,
@@ -261,6 +264,24 @@ def test_a_prompt_is_read_in_the_middle_of_a_trace(llama_folder: Path, dictionar
         talk.until(Stopped, 2)
         talk.send(Run(id=5, prompt="still there"))
         talk.until(Done, 5)
+
+
+def test_a_moved_control_is_answered_in_the_middle_of_a_sweep(
+    llama_folder: Path, dictionary_folders: tuple[Path, ...]
+) -> None:
+    with talking("-m", "engine") as talk:
+        talk.send(Open(id=1, model=str(llama_folder), dictionaries=tuple(map(str, dictionary_folders)), device="cpu"))
+        talk.until(Done, 1)
+        steer = Steer(id=0, prompt="in the", interventions=(Intervention(FeatureRef("1-res-tiny", 3), 3.0),), tokens=60)
+        strengths = tuple(float(n) for n in range(400))
+        talk.send(MeasureSweep(id=2, steer=steer, strengths=strengths, controls=7))
+        talk.until(SweepGrown, 2)
+        talk.send(msgspec.structs.replace(steer, id=3, tokens=4))
+        events = talk.until(Done, 3)
+        assert any(isinstance(e, Steered) and e.id == 3 for e in events)
+        assert not any(isinstance(e, Done | Stopped | Failed) and e.id == 2 for e in events)
+        talk.send(Cancel(id=4, target=2))
+        talk.until(Stopped, 2)
 
 
 def test_the_real_engine_over_pipes(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
