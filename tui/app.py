@@ -22,14 +22,11 @@ from engine.protocol import (
     Count,
     Done,
     Failed,
-    FeatureRef,
     Hello,
-    Intervention,
     Open,
     Request,
     Run,
     SessionError,
-    Steer,
     Stopped,
 )
 from sessions.history import History
@@ -37,7 +34,7 @@ from sessions.model import Session
 from sessions.store import now, unfinished
 from themes.builtin import FALLBACK_VARIABLES, THEMES
 from themes.palettes import DEFAULT
-from tui import reducer
+from tui import reducer, steering_reducer
 from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
@@ -46,12 +43,12 @@ from tui.recorder import Recorder
 from tui.restore import from_session
 from tui.screens.inspect import InspectScreen
 from tui.state import Notice, State, Task
+from tui.steering_control import SteeringControl
 from tui.styles import STYLE_SHEETS
 from tui.wants import Wants
 
 _SAVE_AFTER = 1.5
 _COUNT_AFTER = 0.12
-_STEER_AFTER = 0.15
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
 _LEAVE_WITHIN = 2.0
@@ -97,10 +94,10 @@ class SaescopeApp(App[None], Clipboard):
         self._recalled = 0
         self._saving: Timer | None = None
         self._counting: Timer | None = None
-        self._steering: Timer | None = None
         self._busy_since = time.monotonic()
         self.inspect = InspectScreen()
         self.circuits = CircuitControl(self)
+        self.steers = SteeringControl(self)
         self._held: list[events.Event] = []
         """Keys that came while nothing had the focus."""
 
@@ -194,7 +191,7 @@ class SaescopeApp(App[None], Clipboard):
         if self.is_running and self.inspect.is_mounted:  # a timer may still fire while the screen is taken down
             self.inspect.show(self.state, old)
         for request in self._wants.missing(self.state):
-            self._send(request)
+            self.send(request)
         if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):
             self._saving = self.set_timer(_SAVE_AFTER, self._save_later)
 
@@ -218,6 +215,7 @@ class SaescopeApp(App[None], Clipboard):
         before, ready = self.state, self.state.engine.phase == "ready"
         self.change(lambda s: reducer.reduce_event(s, event, now()))
         self.circuits.heard(before, self.state)
+        self.steers.heard(before, self.state)
         if isinstance(event, EngineLost):
             self._restart(ready)
         elif not ready and self.state.engine.phase == "ready":
@@ -240,10 +238,11 @@ class SaescopeApp(App[None], Clipboard):
         """Send what the user waits for; what is on screen is dimmed where the answer takes its time."""
         self._busy_since = time.monotonic()
         self.change(started)
-        self._send(request)
+        self.send(request)
         self.set_timer(_SLOW_AFTER, lambda: self.change(lambda s: reducer.request_is_slow(s, request.id)))
 
-    def _send(self, request: Request) -> None:
+    def send(self, request: Request) -> None:
+        """Send what nobody waits for."""
         if self._client is not None:
             self._client.send(request)
 
@@ -278,6 +277,7 @@ class SaescopeApp(App[None], Clipboard):
             self.change(lambda s: reducer.queue_prompt(s, text))
             return
         chat, rank = self.state.chat, self.state.rank
+        self.steers.leave(text, chat)
         request = Run(id=self.next_id(), prompt=text, chat=chat, rank=rank, per_site=_PER_SITE)
         self.ask(request, lambda s: reducer.run_started(s, request.id))
 
@@ -288,8 +288,9 @@ class SaescopeApp(App[None], Clipboard):
             self.run_prompt(self.state.result.prompt)
 
     def stop_tasks(self) -> None:
-        self._cancel(self.state.tasks)
-        self.change(reducer.stopped)
+        self.cancel(self.state.tasks)
+        self.steers.keep()
+        self.change(lambda s: reducer.stopped(s, now()))
         self.say("Stopped.")
 
     def draft(self, text: str) -> None:
@@ -303,7 +304,7 @@ class SaescopeApp(App[None], Clipboard):
 
     def _count_now(self) -> None:
         if self.state.engine.phase == "ready" and not self.state.replaying:
-            self._send(Count(id=self.next_id(), prompt=self.state.draft, chat=self.state.chat))
+            self.send(Count(id=self.next_id(), prompt=self.state.draft, chat=self.state.chat))
 
     def recall(self, step: int) -> None:
         """An older or newer prompt of the history into the field."""
@@ -316,50 +317,9 @@ class SaescopeApp(App[None], Clipboard):
         self.change(reducer.toggle_chat)
         self._count_now()
 
-    def _cancel(self, tasks: Iterable[Task]) -> None:
+    def cancel(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
-            self._send(Cancel(id=self.next_id(), target=task.id))
-
-    # --- steering -----------------------------------------------------------------------------------------------
-
-    def steer_with(self, feature: FeatureRef) -> None:
-        """Take a feature into steering; text still being generated for another one is of no use any more."""
-        if feature != self.state.steering.feature:
-            self._cancel(t for t in self.state.tasks if t.kind == "steer")
-            self.change(lambda s: reducer.steer_with(s, feature))
-
-    def steer_at(self, strength: float) -> None:
-        """Move the control; text is generated once it rests."""
-        if self.state.steering.feature is None or self.state.replaying:
-            return
-        self.change(lambda s: reducer.set_strength(s, strength))
-        if self._steering is not None:
-            self._steering.stop()
-        self._steering = self.set_timer(_STEER_AFTER, self.generate)
-
-    def generate(self) -> None:
-        """Continue the prompt on screen, plain and steered."""
-        state, steering = self.state, self.state.steering
-        if state.replaying or state.engine.phase != "ready":
-            self.say(
-                "No model is open.",
-                "Wait until the engine is ready." if not state.replaying else "",
-                "warning",
-            )
-            return
-        if steering.feature is None or state.result is None:
-            self.say("Nothing to steer.", "Run a prompt, select a feature and press s.", "warning")
-            return
-        request = Steer(
-            id=self.next_id(),
-            prompt=state.result.prompt,
-            chat=state.result.chat,
-            interventions=(Intervention(steering.feature, steering.strength),),
-            tokens=steering.tokens,
-            seed=steering.seed,
-            temperature=steering.temperature,
-        )
-        self.ask(request, lambda s: reducer.steer_started(s, request.id))
+            self.send(Cancel(id=self.next_id(), target=task.id))
 
     # --- the session file ---------------------------------------------------------------------------------------
 
@@ -371,6 +331,8 @@ class SaescopeApp(App[None], Clipboard):
         """Write the session file; a failure is said and costs nothing else."""
         if self._recorder is None or not (closing or self._recorder.is_dirty(self.state)):
             return
+        if closing:
+            self.state = steering_reducer.kept(self.state, now(), self.busy_seconds)
         try:
             at = self._recorder.write(self.state, closing=closing)
         except SessionError as error:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from engine.protocol import Intervention
 from sessions.model import Session, View
 from sessions.store import now, this_process, write_session
 from tui.state import State
@@ -26,7 +25,8 @@ def to_session(state: State, base: Session) -> Session:
         scope=state.scope,
         site=state.site,
         steer=steering.shown if steering.shown >= 0 else len(state.steers) - 1,
-        intervention=Intervention(steering.feature, steering.strength) if steering.feature else None,
+        interventions=tuple(row.intervention for row in steering.rows),
+        off=tuple(n for n, row in enumerate(steering.rows) if not row.on),
         circuit=state.circuit.shown,
         node_threshold=state.circuit.node_threshold,
         edge_threshold=state.circuit.edge_threshold,
@@ -44,6 +44,8 @@ def to_session(state: State, base: Session) -> Session:
         cards=tuple(state.cards.values()),
         hints=dict(state.hints),
         steers=state.steers,
+        evidence=state.evidence,
+        presets=state.presets,
         circuits=state.circuits,
         marks=state.marks,
         log=state.log,
@@ -65,8 +67,8 @@ def _versions() -> dict[str, str]:
 
 
 _KEPT = (
-    "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "steers", "marks",
-    "steering", "circuits", "circuit", "log", "title",
+    "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "steers", "evidence",
+    "presets", "marks", "circuits", "circuit", "log", "title",
 )  # fmt: skip  # the parts of the state that are in the file
 
 
@@ -81,7 +83,10 @@ class Recorder:
     def is_dirty(self, state: State) -> bool:
         """Whether the file lacks something the state has."""
         written = self._written
-        return written is None or any(getattr(state, k) is not getattr(written, k) for k in _KEPT)
+        if written is None or any(getattr(state, k) is not getattr(written, k) for k in _KEPT):
+            return True
+        was, now = written.steering, state.steering  # texts that stream are not in the file
+        return was.rows is not now.rows or was.shown != now.shown
 
     def write(self, state: State, *, closing: bool = False) -> str:
         """Write the file and return the time, or "" where there is nothing to keep.

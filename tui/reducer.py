@@ -12,9 +12,12 @@ import msgspec
 
 from engine.client import EngineLost
 from engine.protocol import (
+    AblationsRanked,
+    Adjusted,
     AnyEvent,
     CardRead,
     Checked,
+    ControlFound,
     Counted,
     Done,
     Failed,
@@ -24,17 +27,19 @@ from engine.protocol import (
     Generated,
     Hello,
     HintsRead,
+    ImpactFound,
     NextTokensFound,
     Opened,
     Progress,
     RowRead,
     Steered,
     Stopped,
+    SweepGrown,
     TraceGrown,
 )
-from sessions.model import LogLine, RunRecord, SteerRecord
-from tui import circuit_reducer
-from tui.state import ORDERS, RANKS, EngineState, Notice, State, Steering, Task, TaskKind, Where, fault_notice
+from sessions.model import LogLine, RunRecord
+from tui import circuit_reducer, steering_reducer
+from tui.state import ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
 from tui.text import counted
 
 _LOG_LINES = 500
@@ -48,10 +53,6 @@ def _engine(state: State, **changes: Any) -> State:
     return _with(state, engine=msgspec.structs.replace(state.engine, **changes))
 
 
-def _steering(state: State, **changes: Any) -> State:
-    return _with(state, steering=msgspec.structs.replace(state.steering, **changes))
-
-
 def logged(state: State, at: str, text: str) -> State:
     """The state with one more line in its session log."""
     return _with(state, log=(*state.log, LogLine(at, text))[-_LOG_LINES:])
@@ -62,9 +63,13 @@ def logged(state: State, at: str, text: str) -> State:
 
 def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
     """The state after an event; `at` is the time it came."""
-    after = circuit_reducer.settled(_reduced(state, event, at))
+    after = steering_reducer.settled(circuit_reducer.settled(_reduced(state, event, at)), at)
     if len(after.circuits) > len(state.circuits):
-        return logged(after, at, circuit_reducer.story(after.circuits[-1]))
+        after = logged(after, at, circuit_reducer.story(after.circuits[-1]))
+    if after.steers is not state.steers:
+        after = logged(after, at, steering_reducer.story(after.steers[-1].result))
+    if after.evidence is not state.evidence:
+        after = logged(after, at, steering_reducer.evidence_story(after.evidence[-1]))
     return after
 
 
@@ -90,15 +95,8 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
             return _with(state, cards={**state.cards, event.card.ref: event.card})
         case HintsRead():
             return _with(state, hints={**state.hints, **event.hints})
-        case Generated():
-            if not _awaited(state, event.id):
-                return state
-            kl = state.steering.kl if event.kl is None else (*state.steering.kl, event.kl)
-            plain = state.steering.plain if event.plain is None else event.plain
-            steered = state.steering.steered if event.steered is None else event.steered
-            return _steering(state, plain=plain, steered=steered, kl=kl)
-        case Steered():
-            return _steered(state, event, at)
+        case Generated() | Adjusted() | Steered() | ControlFound() | SweepGrown() | ImpactFound() | AblationsRanked():
+            return steering_reducer.heard(state, event, at) if _awaited(state, event.id) else state
         case TraceGrown() if _awaited(state, event.id):
             return circuit_reducer.grown(state, event.circuit, at)
         case Checked() if _awaited(state, event.id):
@@ -164,7 +162,8 @@ def _lost(state: State, event: EngineLost, at: str) -> State:
         "error",
         "It is being started again; nothing of the session is lost.",
     )
-    state = circuit_reducer.forgotten(state)
+    state = steering_reducer.kept(circuit_reducer.forgotten(state), at, 0.0)
+    state = steering_reducer.given_up(state)
     return logged(_with(state, engine=engine, tasks=(), notice=notice), at, f"engine lost: {event.reason}")
 
 
@@ -180,6 +179,7 @@ def _features(state: State, event: FeaturesFound, at: str) -> State:
     site = state.site if state.site in known else None
     text = f"{len(result.tokens)} tokens, {len(result.features)} features in {result.seconds:.2f} s"
     state = _with(state, runs=runs, shown=len(runs) - 1, token=token, feature=feature, site=site, notice=None)
+    state = steering_reducer.follow(state)
     if state.feature is None and state.rows:
         telling = next((row for row in state.rows if not row.sink), state.rows[0])
         state = _with(state, feature=telling.ref)
@@ -203,29 +203,24 @@ def _row(state: State, event: RowRead) -> State:
     return _with(state, runs=(*state.runs[:-1], record))
 
 
-def _steered(state: State, event: Steered, at: str) -> State:
-    if not _awaited(state, event.id):
-        return state
-    result = event.result
-    steers = (*state.steers, SteerRecord(at, result))
-    state = _steering(state, plain=result.plain.text, steered=result.steered.text, kl=result.kl, shown=len(steers) - 1)
-    texts = ", ".join(f"{i.feature} {i.strength:+g}" for i in result.interventions)
-    return logged(_with(state, steers=steers), at, f"steered {texts}: {len(result.plain.ids)} tokens")
-
-
 def _failed(state: State, event: Failed, at: str) -> State:
     if state.engine.phase in {"starting", "opening"}:
         state = _engine(state, phase="lost", text=event.error.message)
         return logged(_with(state, notice=fault_notice(event.error)), at, event.error.message)
+    if event.id and event.id == state.steering.adjusting:
+        return steering_reducer.refused(state)
     task = next((t for t in state.tasks if t.id == event.id), None)
     if task is None:
         return state
+    if task.kind == "steer":
+        state = steering_reducer.given_up(state)
     state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
     return logged(state, at, event.error.message)
 
 
 _PLACES: dict[TaskKind, Where] = {
-    "run": "prompt", "steer": "steering", "trace": "circuit", "verify": "circuit", "faithfulness": "circuit",
+    "run": "prompt", "steer": "steering", "control": "steering", "sweep": "steering", "impact": "steering",
+    "ablations": "steering", "trace": "circuit", "verify": "circuit", "faithfulness": "circuit",
 }  # fmt: skip
 
 
@@ -277,16 +272,10 @@ def without_engine(state: State) -> State:
     return _engine(state, phase="absent", text="replay")
 
 
-def steer_started(state: State, request: int) -> State:
-    """Steering was sent; the text of the last one goes."""
-    tasks = tuple(t for t in state.tasks if t.kind != "steer")
-    state = _with(state, tasks=(*tasks, Task(request, "steer", "generating")), notice=None)
-    return _steering(state, plain="", steered="", kl=(), shown=-1)
-
-
-def stopped(state: State) -> State:
-    """Everything under way was cancelled; a circuit is kept as far as it had grown."""
-    return circuit_reducer.settled(_with(state, tasks=(), queued=False))
+def stopped(state: State, at: str = "") -> State:
+    """Everything under way was cancelled; a circuit and a sweep are kept as far as they had grown."""
+    state = steering_reducer.given_up(_with(state, tasks=(), queued=False))
+    return steering_reducer.settled(circuit_reducer.settled(state), at)
 
 
 def select_token(state: State, token: int) -> State:
@@ -340,32 +329,5 @@ def show_run(state: State, step: int) -> State:
     shown = max(0, min(state.shown + step, len(state.runs) - 1))
     if shown == state.shown or not state.runs:
         return state
-    state = _with(state, shown=shown)
+    state = steering_reducer.follow(_with(state, shown=shown), back=True)
     return select_token(_with(state, site=state.site if state.site in state.sites else None), state.token)
-
-
-def steer_with(state: State, ref: FeatureRef) -> State:
-    """Take a feature into the steering control; another feature begins at zero strength.
-
-    Text still streaming for the one before is late from now on.
-    """
-    if ref == state.steering.feature:
-        return state
-    return _with(
-        state,
-        tasks=tuple(t for t in state.tasks if t.kind != "steer"),
-        steering=Steering(
-            feature=ref,
-            tokens=state.steering.tokens,
-            temperature=state.steering.temperature,
-            seed=state.steering.seed,
-        ),
-    )
-
-
-def set_strength(state: State, strength: float) -> State:
-    return _steering(state, strength=round(strength, 4))
-
-
-def next_seed(state: State) -> State:
-    return _steering(state, seed=state.steering.seed + 1)

@@ -7,28 +7,13 @@ import msgspec
 from sessions.model import Session
 from tui.circuit_state import CircuitView
 from tui.reducer import select_token
-from tui.state import State, Steering
+from tui.state import State
+from tui.steering_state import SteeringState, SteerRow, sampling_of, texts_of
 
 
 def from_session(state: State, session: Session) -> State:
     """The screen as it was when the session was saved."""
     view = session.view
-    steering = Steering()
-    if 0 <= view.steer < len(session.steers):
-        result = session.steers[view.steer].result
-        first = result.interventions[0] if result.interventions else None
-        steering = Steering(
-            feature=first.feature if first else None,
-            strength=first.strength if first else 0.0,
-            plain=result.plain.text,
-            steered=result.steered.text,
-            kl=result.kl,
-            shown=view.steer,
-        )
-    if view.intervention is not None:
-        steering = msgspec.structs.replace(
-            steering, feature=view.intervention.feature, strength=view.intervention.strength
-        )
     engine = msgspec.structs.replace(
         state.engine,
         model=session.model or state.engine.model,
@@ -50,7 +35,9 @@ def from_session(state: State, session: Session) -> State:
         hints=session.hints,
         marks=session.marks,
         steers=session.steers,
-        steering=steering,
+        evidence=session.evidence,
+        presets=session.presets,
+        steering=_steering(session),
         circuits=session.circuits,
         growing=None,
         circuit=CircuitView(shown=view.circuit, node_threshold=view.node_threshold, edge_threshold=view.edge_threshold),
@@ -58,3 +45,20 @@ def from_session(state: State, session: Session) -> State:
         log=session.log,
     )
     return select_token(state, view.token)
+
+
+def _steering(session: Session) -> SteeringState:
+    """The rows, and the last texts where they continue the prompt that was on screen."""
+    view = session.view
+    rows = view.interventions or ((view.intervention,) if view.intervention is not None else ())
+    result = session.steers[view.steer].result if 0 <= view.steer < len(session.steers) else None
+    run = session.runs[view.run].result if 0 <= view.run < len(session.runs) else None
+    if not rows and result is not None:
+        rows = result.interventions
+    steering = SteeringState(rows=tuple(SteerRow(one, n not in view.off) for n, one in enumerate(rows)))
+    if result is None:
+        return steering
+    steering = msgspec.structs.replace(steering, sampling=sampling_of(result))
+    if run is not None and (run.prompt, run.chat) != (result.prompt, result.chat):
+        return steering
+    return msgspec.structs.replace(steering, texts=texts_of(result), shown=view.steer)

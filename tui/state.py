@@ -21,11 +21,14 @@ from engine.protocol import (
     Rank,
     SiteFigures,
 )
-from sessions.model import CircuitRecord, LogLine, RunRecord, SteerRecord
+from sessions.model import CircuitRecord, EvidenceRecord, LogLine, Preset, RunRecord, SteerRecord
 from tui.circuit_state import CircuitView, TreeRow, tree
+from tui.steering_state import SteeringState
 
 Scope = Literal["prompt", "token"]
-TaskKind = Literal["run", "steer", "trace", "verify", "faithfulness"]
+TaskKind = Literal[
+    "run", "steer", "control", "sweep", "impact", "ablations", "trace", "verify", "faithfulness"
+]  # fmt: skip
 Where = Literal["", "prompt", "steering", "circuit"]
 """The pane in which something is said; "" is the status line."""
 Order = Literal["activation", "share", "source", "position"]
@@ -64,21 +67,6 @@ class Notice(msgspec.Struct, frozen=True):
     remedy: str = ""
     detail: str = ""
     where: Where = ""
-
-
-class Steering(msgspec.Struct, frozen=True):
-    """The steering control and the text that streams."""
-
-    feature: FeatureRef | None = None
-    strength: float = 0.0
-    tokens: int = 40
-    temperature: float = 0.7
-    seed: int = 0
-    plain: str = ""
-    steered: str = ""
-    kl: tuple[float, ...] = ()
-    shown: int = -1
-    """Index into `State.steers` of the finished result on screen, −1 while text streams or nothing ran."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -127,8 +115,10 @@ class State(msgspec.Struct, frozen=True, dict=True):
     cards: Mapping[FeatureRef, FeatureCard] = {}
     hints: Mapping[str, str] = {}
     marks: tuple[FeatureRef, ...] = ()
-    steering: Steering = Steering()
+    steering: SteeringState = SteeringState()
     steers: tuple[SteerRecord, ...] = ()
+    evidence: tuple[EvidenceRecord, ...] = ()
+    presets: tuple[Preset, ...] = ()
     circuits: tuple[CircuitRecord, ...] = ()
     growing: CircuitRecord | None = None
     """What the trace under way has found so far; it is kept when the trace ends, however it ends."""
@@ -295,6 +285,12 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def stale_circuit(self) -> bool:
         """A trace is under way and what is on screen is still the one before."""
         return self.slow and self.task("trace") is not None and self.growing is None
+
+    @property
+    def stale_texts(self) -> bool:
+        """Other texts are on their way, and not at once."""
+        task, texts = self.task("steer"), self.steering.texts
+        return self.slow and task is not None and texts is not None and texts.request != task.id
 
     def scale_of(self, ref: FeatureRef | None) -> float:
         """What one step of steering is measured in: the feature's largest known activation."""

@@ -30,7 +30,9 @@ class Wants:
         if state.engine.phase != "ready" or state.result is None:
             return []
         requests: list[Request] = []
-        for ref in (state.feature, state.steering.feature):
+        steered = [row.intervention.feature for row in state.steering.rows]
+        reading = any(isinstance(key, tuple) and key[0] == "card" for key in self._asked.values())
+        for ref in (state.feature,) if reading else (state.feature, *steered):
             if ref is not None and ref not in state.cards and self._may_ask(("card", ref)):
                 requests.append(self._ask(ShowCard(id=self._next_id(), feature=ref), ("card", ref)))
                 break  # a newer card request supersedes an older one
@@ -44,8 +46,9 @@ class Wants:
         return requests
 
     def _unknown_hints(self, state: State) -> tuple[FeatureRef, ...]:
-        """Features of the list, then of the circuit, whose peaks are not known."""
+        """Features of the list, of steering, then of the circuit, whose peaks are not known."""
         listed = [row.ref for row in state.rows]
+        listed += [row.intervention.feature for row in state.steering.rows]
         nodes = state.traced.circuit.nodes if state.traced else ()
         listed += [FeatureRef(node.ref.source, node.ref.index) for node in nodes if node.ref.index >= 0]
         return tuple(ref for ref in dict.fromkeys(listed) if str(ref) not in state.hints)[:_HINTS]

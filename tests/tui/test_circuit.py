@@ -227,7 +227,7 @@ async def test_pin_name_group_mark_and_steer() -> None:
         assert user.state.traced.groups == {}
         await user.press("s")
         assert user.app.inspect.at == "steering"
-        assert user.state.steering.feature == FeatureRef(ref.source, ref.index)
+        assert [r.intervention.feature for r in user.state.steering.rows] == [FeatureRef(ref.source, ref.index)]
 
 
 async def test_what_to_explain_can_be_typed() -> None:

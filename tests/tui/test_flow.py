@@ -171,40 +171,6 @@ async def test_ranking_anew_runs_the_prompt_again() -> None:
         assert user.state.shown == 1
 
 
-async def test_steering_streams_two_texts() -> None:
-    async with driving() as user:
-        await user.run()
-        await user.press("s")
-        assert user.app.inspect.at == "steering"
-        await user.press("l", "l")
-        state = await user.until(lambda s: s.steers and not s.tasks)
-        assert state.steering.strength == pytest.approx(0.5 * 44.1)
-        result = state.steers[0].result
-        assert result.interventions[0].feature == state.feature
-        assert "plain0" in user.text
-        assert "steered0" in user.text
-        assert "KL" in user.text
-        await user.press("0")
-        await user.until(lambda s: len(s.steers) == 2 and not s.tasks)
-        assert user.state.steers[1].result.plain.text == user.state.steers[1].result.steered.text
-        await user.press("equals_sign")
-        await user.press(*"-2x", "enter")
-        state = await user.until(lambda s: len(s.steers) == 3 and not s.tasks)
-        assert state.steering.strength == pytest.approx(-2 * 44.1)
-        await user.press("r")
-        await user.until(lambda s: len(s.steers) == 4 and not s.tasks)
-        assert user.state.steering.seed == 1
-
-
-async def test_quick_moves_of_the_control_leave_one_generation() -> None:
-    async with driving() as user:
-        await user.run()
-        await user.press("s", *["l"] * 20)
-        state = await user.until(lambda s: s.steers and not s.tasks)
-        assert len(state.steers) == 1
-        assert state.steers[0].result.interventions[0].strength == pytest.approx(5 * 44.1)
-
-
 async def test_a_new_prompt_supersedes_and_escape_stops() -> None:
     async with driving() as user:
         await user.press("1")

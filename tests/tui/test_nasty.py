@@ -10,17 +10,20 @@ import pytest
 from engine.fake import FakeEngine, fake_card
 from engine.job import Job
 from engine.protocol import (
+    Choice,
     Event,
     FeatureCard,
     FeatureRef,
     FeaturesFound,
     FeaturesResult,
     Generation,
+    Intervention,
     NextToken,
     Open,
     Run,
     Steer,
     Steered,
+    Step,
     Token,
     TokenValue,
 )
@@ -80,6 +83,17 @@ def _circuit() -> CircuitRecord:
     )
 
 
+def _steps() -> tuple[Step, ...]:
+    """Both arms draw every string, one of them from the other end."""
+    following = tuple(NextToken(n, text, 0.1) for n, text in enumerate(NASTY[:5]))
+    watched = (0.5,) * len(NASTY)
+
+    def choice(number: int) -> Choice:
+        return Choice(Token(id=number, text=NASTY[number]), 0.5, following, watched)
+
+    return tuple(Step(choice(n), choice(len(NASTY) - 1 - n)) for n in range(len(NASTY)))
+
+
 def _session() -> Session:
     result = _result()
     feature = result.features[0].ref
@@ -87,7 +101,14 @@ def _session() -> Session:
     FakeEngine().handle(Steer(id=2, prompt="x", interventions=(), tokens=1), Job(2, events.append))
     steered = next(e.result for e in events if isinstance(e, Steered))
     steered = msgspec.structs.replace(
-        steered, prompt=ALL, plain=Generation((1,), ALL), steered=Generation((1,), ALL[::-1])
+        steered,
+        prompt=ALL,
+        interventions=(Intervention(feature, 2.0), Intervention(feature, kind="ablate", to="patch", patch=ALL)),
+        plain=Generation((1,), ALL),
+        steered=Generation((1,), ALL[::-1]),
+        steps=_steps(),
+        watched=tuple(Token(id=n, text=text) for n, text in enumerate(NASTY)),
+        warnings=(ALL,),
     )
     return msgspec.structs.replace(
         new_session(Open(id=0)),
@@ -130,6 +151,21 @@ async def test_errors_and_models_may_say_anything(size: tuple[int, int]) -> None
                 await user.pilot.pause()
                 _harmless(user)
         await user.press("e")
+        _harmless(user)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_steering_survives_every_string(size: tuple[int, int]) -> None:
+    async with replaying(_session(), size) as user:
+        await user.press("6")
+        assert "KL" in user.text
+        for _ in NASTY:
+            await user.press("full_stop")
+            _harmless(user)
+        await user.press("f", "o")
+        _harmless(user)
+        user.app.inspect.steering.field.value = ALL
+        await user.press("enter")
         _harmless(user)
 
 

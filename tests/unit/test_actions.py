@@ -19,7 +19,7 @@ from tui.panes.card import CardPage
 from tui.panes.circuit_body import CircuitBody
 from tui.panes.features import FeatureList
 from tui.panes.prompt import PromptArea
-from tui.panes.steering import SteeringPage
+from tui.panes.steering_list import InterventionList
 from tui.panes.tokens import Tokens
 from tui.screens.inspect import InspectScreen
 from tui.screens.page import HelpPage
@@ -34,7 +34,7 @@ PLACES: dict[Group, type[DOMNode]] = {
     "features": FeatureList,
     "card": CardPage,
     "circuit": CircuitBody,
-    "steering": SteeringPage,
+    "steering": InterventionList,
 }
 """What has the focus, or stands around it, where a group's keys count."""
 _NAMED = {key.value for key in Keys} | set(KEY_NAME_REPLACEMENTS.values())
@@ -90,7 +90,8 @@ def test_no_key_means_two_things_in_one_place(group: Group) -> None:
     assert [key for key, times in counted.items() if times > 1] == []
 
 
-def test_panes_hide_no_key_of_everywhere() -> None:
+def test_panes_hide_no_key_of_everywhere_but_two() -> None:
+    """Steering has more keys than are left: there x and o concern a row and the texts."""
     everywhere = {key for action in of("anywhere") for key in action.keys.split(",")}
     hidden = {
         (action.group, key)
@@ -99,7 +100,7 @@ def test_panes_hide_no_key_of_everywhere() -> None:
         for key in action.keys.split(",")
         if key in everywhere
     }
-    assert hidden == set()
+    assert hidden == {("steering", "x"), ("steering", "o")}
 
 
 @EVERY_GROUP

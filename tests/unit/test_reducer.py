@@ -12,6 +12,7 @@ from engine.fake import fake_card
 from engine.protocol import (
     AnyEvent,
     CardRead,
+    ControlFound,
     Done,
     EngineFault,
     Failed,
@@ -20,6 +21,8 @@ from engine.protocol import (
     Generated,
     Hello,
     HintsRead,
+    Intervention,
+    MeasureControl,
     Memory,
     NextToken,
     NextTokensFound,
@@ -27,18 +30,26 @@ from engine.protocol import (
     Opened,
     Progress,
     RowRead,
+    Steer,
     Steered,
     Stopped,
 )
+from sessions.model import EvidenceRecord, Preset
 from tests import samples
 from tests.samples import AT, PROMPT, WITH_PAGE, WITHOUT_PAGE
-from tui import reducer
+from tui import reducer, steering_reducer
 from tui.recorder import to_session
 from tui.restore import from_session
 from tui.state import Notice, State, fault_notice
 
 OPENED: Opened = samples.opened()
 RESULT = samples.features()
+EVIDENCE = EvidenceRecord(
+    AT,
+    control=samples.answer(
+        MeasureControl(id=1, steer=Steer(id=1, prompt=PROMPT, interventions=())), ControlFound
+    ).result,
+)
 FAULT = EngineFault("bad_request", "It is wrong.", "Mend it.", "long story")
 MEMORY = Memory(5, 9)
 
@@ -65,6 +76,11 @@ def one_run() -> State:
 
 def two_runs() -> State:
     return ran(one_run(), "two words", 6)
+
+
+def steering(state: State, request: int) -> State:
+    """Steering was asked for."""
+    return steering_reducer.started(state, "steer", request)
 
 
 def test_an_engine_starts_opens_and_is_ready() -> None:
@@ -112,7 +128,7 @@ def test_a_run_is_shown_with_its_last_token_and_best_feature() -> None:
 )
 def test_late_events_change_nothing(event: AnyEvent) -> None:
     """Request 4 ended or was superseded; requests 7 and 8 are under way."""
-    state = reducer.steer_started(reducer.run_started(one_run(), 7), 8)
+    state = steering(reducer.run_started(one_run(), 7), 8)
     assert after(state, event) == state
 
 
@@ -132,20 +148,20 @@ def test_a_newer_run_supersedes_and_the_older_answer_is_dropped() -> None:
 
 
 def test_a_run_and_steering_go_on_side_by_side() -> None:
-    state = reducer.run_started(reducer.steer_started(one_run(), 7), 8)
+    state = reducer.run_started(steering(one_run(), 7), 8)
     assert {task.id for task in state.tasks} == {7, 8}
     state = after(state, Done(id=8, seconds=1, memory=MEMORY))
     assert [task.id for task in state.tasks] == [7]
 
 
 def test_progress_belongs_to_its_request() -> None:
-    state = reducer.run_started(reducer.steer_started(one_run(), 7), 8)
+    state = reducer.run_started(steering(one_run(), 7), 8)
     state = after(state, Progress(id=8, text="reading", done=1, total=2))
     assert [(t.id, t.text, t.done) for t in state.tasks] == [(7, "generating", 0), (8, "reading", 1)]
 
 
 def test_what_was_stopped_answers_no_more() -> None:
-    state = reducer.stopped(reducer.queue_prompt(reducer.run_started(ready(), 7), "x"))
+    state = reducer.stopped(reducer.queue_prompt(reducer.run_started(ready(), 7), "x"), AT)
     assert state.tasks == ()
     assert not state.queued
     assert after(state, FeaturesFound(id=7, result=RESULT)).runs == ()
@@ -158,7 +174,7 @@ def test_only_a_run_under_way_is_slow() -> None:
     assert not reducer.run_started(state, 8).stale
 
 
-@pytest.mark.parametrize("start", [reducer.run_started, reducer.steer_started])
+@pytest.mark.parametrize("start", [reducer.run_started, steering])
 def test_a_failed_request_ends_and_says_where(start: Callable[[State, int], State]) -> None:
     before = one_run()
     state = after(start(before, 7), Failed(id=7, error=FAULT))
@@ -172,7 +188,7 @@ def test_a_failed_request_ends_and_says_where(start: Callable[[State, int], Stat
 
 def test_a_lost_engine_takes_its_requests_and_nothing_else() -> None:
     before = after(reducer.toggle_mark(one_run(), WITH_PAGE), CardRead(card=fake_card(WITH_PAGE)))
-    state = after(reducer.steer_started(reducer.run_started(before, 7), 8), EngineLost("killed"))
+    state = after(steering(reducer.run_started(before, 7), 8), EngineLost("killed"))
     assert state.engine.phase == "lost"
     assert state.engine.deaths == 1
     assert state.tasks == ()
@@ -225,6 +241,9 @@ def test_cards_and_hints_are_gathered() -> None:
 
 def test_a_session_comes_back_to_the_screen_and_goes_into_the_file_again() -> None:
     session = samples.session()
+    rows = (Intervention(WITH_PAGE, -2.5), Intervention(WITHOUT_PAGE, kind="ablate", to="mean"))
+    view = msgspec.structs.replace(session.view, intervention=None, interventions=rows, off=(1,))
+    session = msgspec.structs.replace(session, view=view, presets=(Preset("both", rows),), evidence=(EVIDENCE,))
     again = to_session(from_session(State(opening=session.opening), session), session)
     for field in set(msgspec.structs.asdict(session)) - {"updated", "owner", "versions"}:
         assert getattr(again, field) == getattr(session, field), field

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.fake import fake_card
-from engine.protocol import CardRead, FeatureRef, FeaturesFound, Generated, HintsRead, Open, Steered
+from engine.protocol import CardRead, FeatureRef, FeaturesFound, HintsRead, Open
 from tests import samples
 from tests.samples import AT, WITH_PAGE, WITHOUT_PAGE
 from tests.unit.test_reducer import after, one_run, ran, ready, two_runs
@@ -199,46 +199,6 @@ def test_a_queued_prompt_waits_until_it_runs() -> None:
     state = reducer.queue_prompt(State(opening=Open(id=0)), "later")
     assert (state.draft, state.queued) == ("later", True)
     assert not reducer.run_started(state, 7).queued
-
-
-def test_another_feature_begins_at_zero_strength_with_the_same_settings() -> None:
-    state = reducer.next_seed(reducer.set_strength(reducer.steer_with(one_run(), WITH_PAGE), 11.025))
-    assert (state.steering.feature, state.steering.strength, state.steering.seed) == (WITH_PAGE, 11.025, 1)
-    assert reducer.steer_with(state, WITH_PAGE) is state
-    other = reducer.steer_with(state, WITHOUT_PAGE).steering
-    assert (other.feature, other.strength, other.seed) == (WITHOUT_PAGE, 0.0, 1)
-
-
-def test_many_small_steps_of_strength_come_back_to_zero() -> None:
-    state = reducer.steer_with(one_run(), WITH_PAGE)
-    for step in [0.1] * 30 + [-0.1] * 30:
-        state = reducer.set_strength(state, state.steering.strength + step)
-    assert state.steering.strength == 0
-
-
-def test_steered_text_streams_and_is_kept() -> None:
-    state = reducer.steer_started(reducer.steer_with(one_run(), WITH_PAGE), 8)
-    state = after(state, Generated(id=8, step=0, plain=" a", steered=" b", kl=0.5))
-    state = after(state, Generated(id=8, step=1, plain=" a c", steered=" b d", kl=0.25))
-    assert (state.steering.plain, state.steering.steered, state.steering.kl) == (" a c", " b d", (0.5, 0.25))
-    state = after(state, Generated(id=8, step=2, plain=None, steered=" b d e", kl=None))
-    assert (state.steering.plain, state.steering.steered, state.steering.kl) == (" a c", " b d e", (0.5, 0.25))
-    assert state.steering.shown == -1
-    result = samples.steered()
-    state = after(state, Steered(id=8, result=result))
-    assert [record.result for record in state.steers] == [result]
-    assert (state.steering.plain, state.steering.kl, state.steering.shown) == (result.plain.text, result.kl, 0)
-    again = reducer.steer_started(state, 9).steering
-    assert (again.plain, again.kl, again.shown, again.feature) == ("", (), -1, WITH_PAGE)
-
-
-def test_text_for_the_feature_before_does_not_reach_the_next() -> None:
-    state = reducer.steer_started(reducer.steer_with(one_run(), WITH_PAGE), 8)
-    state = reducer.steer_with(state, WITHOUT_PAGE)
-    late = after(
-        state, Generated(id=8, step=0, plain="x", steered="y", kl=1.0), Steered(id=8, result=samples.steered())
-    )
-    assert late == state
 
 
 def test_a_step_of_steering_is_measured_in_the_largest_known_activation() -> None:

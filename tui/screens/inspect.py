@@ -26,7 +26,9 @@ from tui.panes.circuit_body import CircuitAsked
 from tui.panes.features import FeaturesPane
 from tui.panes.pane import Pane
 from tui.panes.prompt import PromptArea, PromptPane
-from tui.panes.steering import STEP, SteeringPage, SteeringPane
+from tui.panes.steering import SteeringPane
+from tui.panes.steering_list import InterventionList, SteeringAsked
+from tui.panes.steering_text import SteeringText
 from tui.panes.tokens import TokensPane
 from tui.screens.over import PageActions
 from tui.state import State
@@ -184,8 +186,8 @@ class InspectScreen(PageActions):
         state = self.saescope.state
         if self.features.filter.has_focus or (self._at == "features" and state.needle):
             self.features.close_filter(clear=True)
-        elif self.steering.number.has_focus:
-            self.steering.close_number()
+        elif self.steering.field.has_focus:
+            self.steering.close_field()
         elif self.circuit.field.has_focus:
             self.circuit.close_field()
         elif state.tasks or state.queued:
@@ -251,8 +253,15 @@ class InspectScreen(PageActions):
         if state.feature is None:
             self.saescope.say("No feature is selected.", "Choose one in the list, then press s.", "warning")
             return
-        feature = state.feature
-        self.saescope.steer_with(feature)
+        self.saescope.steers.take((state.feature,))
+        self.go_to("steering")
+
+    def action_steer_marked(self) -> None:
+        marks = self.saescope.state.marks
+        if not marks:
+            self.saescope.say("No feature is marked.", "Space marks the selected one.", "warning")
+            return
+        self.saescope.steers.take(marks)
         self.go_to("steering")
 
     def action_trace(self) -> None:
@@ -337,24 +346,26 @@ class InspectScreen(PageActions):
     def _filtered(self, event: FeaturesPane.FilterChanged) -> None:
         self.saescope.change(lambda s: reducer.filter_by(s, event.text))
 
-    @on(SteeringPage.StrengthStepped)
-    def _strength_stepped(self, event: SteeringPage.StrengthStepped) -> None:
-        state = self.saescope.state
-        step = STEP * state.scale_of(state.steering.feature)
-        strength = state.steering.strength + event.steps * step if event.steps else 0.0
-        self.saescope.steer_at(strength)
+    @on(LineList.Moved, "#steering-list")
+    def _intervention_moved(self, event: LineList.Moved) -> None:
+        self.saescope.steers.moved(event.row)
 
-    @on(SteeringPane.StrengthTyped)
-    def _strength_typed(self, event: SteeringPane.StrengthTyped) -> None:
-        self.saescope.steer_at(event.strength)
+    @on(SteeringAsked)
+    def _steering_asked(self, event: SteeringAsked) -> None:
+        self.saescope.steers.do(event.what, event.step)
 
-    @on(SteeringPage.NumberWanted)
-    def _number_wanted(self) -> None:
-        if self.saescope.state.steering.feature is not None:
-            self.steering.open_number()
+    @on(InterventionList.Slid)
+    def _slid(self, event: InterventionList.Slid) -> None:
+        self.saescope.steers.slid(event.row, event.share)
 
-    @on(SteeringPage.GenerationWanted)
-    def _generation_wanted(self, event: SteeringPage.GenerationWanted) -> None:
-        if event.new_seed:
-            self.saescope.change(reducer.next_seed)
-        self.saescope.generate()
+    @on(InterventionList.Boxed)
+    def _boxed(self, event: InterventionList.Boxed) -> None:
+        self.saescope.steers.boxed(event.row)
+
+    @on(SteeringText.Pointed)
+    def _pointed(self, event: SteeringText.Pointed) -> None:
+        self.saescope.steers.pointed(event.token)
+
+    @on(SteeringPane.Typed)
+    def _steering_typed(self, event: SteeringPane.Typed) -> None:
+        self.saescope.steers.typed(event.field, event.text)

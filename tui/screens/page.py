@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import chop_cells
 from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
@@ -108,9 +109,17 @@ is what is not shown. ~ marks an estimate that the trace has not yet replaced. N
 stands ✓ where it is within a fifth of the claim (or both are under a hundredth of the metric), ≈ where it has the same
 direction and is within three times, ✗ otherwise: edges are first-order, and a feature may fall silent altogether.
 
-Steering adds strength × the feature's decoder row at every token of the prompt and of the continuation; the part of
-the activation that the dictionary does not explain is kept. Both texts are drawn with the same random numbers, so
-they part only where steering changed a distribution enough. KL compares the two next-token distributions."""
+Steering changes what a feature does at the chosen tokens of prompt and continuation. add: strength × the feature's
+decoder row; clamp: its activation is the strength; scale: its activation × the factor; ablate: its activation becomes
+zero, its corpus mean, its value on another prompt (o, patch) or noise of the same norm; rescale and cap are
+Neuronpedia's, on the direction alone. The error, the part of the activation that the dictionary does not explain, is
+kept unless D drops it. “max” is the feature's largest known activation; the mark of a slider is where nothing changes.
+
+Both texts are drawn with the same random numbers, so they part only where steering changed a distribution enough; ▸
+stands where they do. KL compares the two next-token distributions, in nats: while text streams each arm on its own
+text, afterwards both on the steered text. “raised” is a token's probability under steering minus that under the plain
+model after the same text; ppl the perplexity of both texts under the plain model. What is done at strength is only
+evidence beside a random direction of the same norm (n) and at other strengths (w)."""
 
 
 class LogPage(PageScreen):
@@ -144,9 +153,7 @@ def wrapped(text: str, width: int) -> list[str]:
                 continue
             if line:
                 lines.append(line)
-            while cell_len(word) > width:
-                lines.append(word[:width])
-                word = word[width:]
-            line = word
+            *full, line = chop_cells(word, width) or [""]
+            lines += full
         lines.append(line)
     return lines

@@ -1,0 +1,29 @@
+"""What can be typed in the steering pane, and what stands in the field then."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tui.panes import steering_settings
+from tui.state import State
+
+Field = Literal["number", "positions", "settings", "preset"]
+
+_PLACEHOLDERS: dict[Field, str] = {
+    "number": "strength, e.g. 60 or -2.5x (times its maximum)",
+    "positions": "all, prompt, generated, 7, 2:9 (to before 9) or 2:",
+    "settings": steering_settings.PLACEHOLDER,
+    "preset": "a name for the interventions that are on",
+}
+
+
+def placeholder(field: Field) -> str:
+    return _PLACEHOLDERS[field]
+
+
+def present(field: Field, state: State) -> str:
+    """What a field shows when it opens: the present value where one would change it, nothing for a new one."""
+    row = state.steering.row
+    if field == "settings":
+        return steering_settings.shown_settings(state.steering.sampling, row.intervention.patch if row else None)
+    return str(row.intervention.positions) if field == "positions" and row is not None else ""
