@@ -2,8 +2,8 @@
 
 One thread reads, the main thread works, a third one looks things up meanwhile. The reader answers `cancel` and
 `count` at once, whatever else runs, and a newer request of a kind supersedes an older one. A prompt or a moved control
-does not wait for a trace or a sweep: it is answered in between. Whatever libraries print goes to standard error, which is a log file. The process ends
-when its input ends.
+does not wait for a trace or a sweep: it is answered in between. Whatever libraries print goes to standard error, which
+is a log file. The process ends when its input ends.
 """
 
 from __future__ import annotations

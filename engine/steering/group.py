@@ -6,6 +6,7 @@ activations as the pass brings them, so several interventions in one dictionary 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,11 @@ class Group:
         self._noisy = any(m.other is not None for m in members)
         self._now: Tensor | None = None
         self.acted = torch.zeros(len(members), dtype=torch.long, device=self._on.device)
-        """At how many tokens each changed something."""
+        """At how many tokens each changed something, but for what `_sums` did."""
+        self._sums: dict[tuple[bool, ...], Tensor] | None = None
+        if self._sets is None and self._projects is None and keep_error:
+            self._sums = {}
+        self._summed: Counter[tuple[bool, ...]] = Counter()
 
     def _part(self, places: list[int]) -> Tensor | None:
         return torch.tensor(places, device=self._on.device) if places else None
@@ -96,6 +101,8 @@ class Group:
         Returns:
             [T, d] in the dictionary's precision, or None where nothing acts.
         """
+        if self._sums is not None and self._now is None and len(written) == 1 and start >= self._prompt:
+            return self._sum(self._sums, start)
         on = self._now if self._now is not None else self._mask(start, len(written))
         if on is None:
             return None
@@ -111,6 +118,24 @@ class Group:
             rebuilt = self.dictionary.decode(self.dictionary.encode(read), read)
             total += here * (rebuilt - written.to(rebuilt.dtype))
         return total
+
+    def _sum(self, sums: dict[tuple[bool, ...], Tensor], position: int) -> Tensor | None:
+        """Where vectors are only added, a new token costs one addition: their sum [1, d] is kept."""
+        acting = tuple(m.start <= position < m.stop for m in self.members)
+        if not any(acting):
+            return None
+        if acting not in sums:
+            sums[acting] = (self._strengths * torch.tensor(acting, device=self._on.device))[None] @ self._directions
+        self._summed[acting] += 1
+        return sums[acting]
+
+    def counts(self) -> list[int]:
+        """At how many tokens each member changed something."""
+        found: list[int] = self.acted.tolist()
+        for acting, tokens in self._summed.items():
+            for place, (acts, member) in enumerate(zip(acting, self.members, strict=True)):
+                found[place] += tokens if acts and member.strength else 0
+        return found
 
     def _spend(self, part: Tensor, amounts: Tensor, *, others: bool = False) -> Tensor:
         """amounts [n, T] along the directions of a part → [T, d]."""
@@ -183,6 +208,8 @@ class Group:
             (self._strengths, other._strengths), (self._keeps, other._keeps), (self._sets_to, other._sets_to),
         ):  # fmt: skip
             mine.copy_(its)
+        if self._sums is not None:
+            self._sums.clear()
 
     def _mask(self, start: int, length: int) -> Tensor | None:
         """[n, T] 1 where an intervention acts; None where none does."""

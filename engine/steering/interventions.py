@@ -71,7 +71,7 @@ class Program:
         """For each intervention, at how many tokens it changed something so far."""
         counts = [0] * self.count
         for group in self.groups:
-            for member, count in zip(group.members, group.acted.tolist(), strict=True):
+            for member, count in zip(group.members, group.counts(), strict=True):
                 counts[member.place] = count
         return counts
 
@@ -233,13 +233,22 @@ def _visitor(
                     source = held if own else read[row, group.dictionary.site]
                     delta = group.delta(held[part], source[part], cursor.start + part.start)
                     if delta is not None:
-                        new = x.clone() if new is None else new
-                        new[row, part] += delta.to(x.dtype).reshape(delta.shape[0], *x.shape[2:])
+                        new = _added(x, new, row, part, delta)
             if any(_reads_only(group, site) for _, p in pieces.pieces(cursor.start, x.shape[1]) for group in p.groups):
                 read[row, site] = held if new is None else new[row].reshape(x.shape[1], -1)
         return new
 
     return visit
+
+
+def _added(x: Tensor, new: Tensor | None, row: int, part: slice, delta: Tensor) -> Tensor:
+    """`new`, or x where nothing was added yet, with `delta` [t, d] added to a part of a row."""
+    change = delta.to(x.dtype).reshape(delta.shape[0], *x.shape[2:])
+    if len(x) == 1 and len(change) == x.shape[1]:
+        return (x if new is None else new) + change
+    new = x.clone() if new is None else new
+    new[row, part] += change
+    return new
 
 
 def _reads_only(group: Group, site: Site) -> bool:
