@@ -149,6 +149,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("steering.stronger_fine", "L,shift+right", "ask('fine', 1)", "a little stronger", "A little more strength", "steering"),
     Action("steering.zero", "0", "ask('mark')", "no effect", "Back to the mark of the slider, where the strength does nothing", "steering"),
     Action("steering.number", "equals_sign", "ask('number')", "type", "Type the strength: 60, or -2.5x times the feature's maximum", "steering"),
+    Action("steering.add", "a", "ask('feature')", "add feature", "Add a feature by its name, whether it fires on the prompt or not", "steering"),
     Action("steering.toggle", "x", "ask('toggle')", "on, off", "Turn the intervention on or off", "steering"),
     Action("steering.delete", "d", "ask('delete')", "delete", "Take the intervention away", "steering"),
     Action("steering.kind", "m", "ask('kind')", "kind", "What is done: add, clamp, scale, ablate, rescale, cap in turn", "steering"),

@@ -19,6 +19,7 @@ from engine.protocol import (
     Prepare,
     RankAblations,
     Request,
+    parse_feature,
     parse_positions,
 )
 from sessions.model import EvidenceRecord
@@ -90,7 +91,7 @@ class SteeringControl:
     def generate(self) -> None:
         """Continue the prompt on screen, plain and steered, whatever runs."""
         if not self._state.steering.rows:
-            self._warn("There is nothing to steer.", "Select a feature and press s.")
+            self._warn("There is nothing to steer.", "Select a feature and press s, or type one with a.")
         elif self._can_ask():
             self._steer()
 
@@ -242,7 +243,7 @@ class SteeringControl:
         self._clear()
         state, rows = self._state, steering_rows
         if what in _OF_A_ROW and state.steering.row is None:
-            self._warn("There is nothing to steer.", "Select a feature and press s.")
+            self._warn("There is nothing to steer.", "Select a feature and press s, or type one with a.")
             return
         match what:
             case "coarse" | "fine":
@@ -271,7 +272,9 @@ class SteeringControl:
                 self._app.change(lambda s: rows.move_token(s, step))
             case "number":
                 self._need_strength(lambda: self._app.inspect.steering.open_field("number", state))
-            case "positions" | "settings":
+            case "feature" if state.replaying:
+                self._can_ask()
+            case "feature" | "positions" | "settings":
                 self._app.inspect.steering.open_field(what, state)
             case "save" if not state.steering.acting:
                 self._warn("No intervention is on.", "x turns the row under the cursor on.")
@@ -281,6 +284,21 @@ class SteeringControl:
                 self._presets()
             case "control" | "sweep" | "impact" | "ablations":
                 self.measure(what)
+
+    def _add(self, features: tuple[FeatureRef, ...]) -> None:
+        """Features the user named; their cards are read, so that strengths have a scale."""
+        known = self._state.dictionaries
+        for ref in features:
+            if (info := known.get(ref.source)) is None:
+                raise BadRequest(f"No dictionary called {ref.source} is open.", f"Open are {', '.join(known)}.")
+            if ref.index >= info.d_sae:
+                raise BadRequest(
+                    f"{ref.source} has no feature {ref.index}.", f"Its features are 0 to {info.d_sae - 1}."
+                )
+        if not features:
+            raise BadRequest("No feature was named.", "Write SOURCE:INDEX; Escape leaves.")
+        self.take(features)
+        self._app.change(lambda s: reducer.select_feature(s, features[-1]))
 
     def _need_strength(self, then: Callable[[], None]) -> None:
         row = self._state.steering.row
@@ -322,7 +340,9 @@ class SteeringControl:
     def _typed(self, field: Field, text: str) -> None:
         row, place = self._state.steering.row, self._state.steering.cursor
         self._clear()
-        if field == "settings":
+        if field == "feature":
+            self._add(tuple(map(parse_feature, text.split())))
+        elif field == "settings":
             sampling, patch = parse_settings(text)
             was = self._state.steering.sampling
             self.edit(

@@ -347,3 +347,28 @@ async def test_numbers_stay_whole_at_every_width(width: int) -> None:
         assert "all" in line
         pane = user.app.inspect.steering.list.size.width
         assert ("word" in line) == (pane >= 68)
+
+
+async def test_a_feature_is_added_by_its_name() -> None:
+    async with driving() as user:
+        await user.run()
+        await user.press("6", "a", *"4-res-fk:77 9-res-fk:5", "enter")
+        state = await user.until(lambda s: len(s.steering.rows) == 2 and s.cards.get(s.feature))
+        assert state.feature == FeatureRef("9-res-fk", 5)
+        assert state.steering.cursor == 1
+        assert user.app.inspect.steering.list.has_focus
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("", "No feature was named"), ("4-res-fk", "is not a feature"), ("3-no:1", "No dictionary called 3-no is open"),
+     ("4-res-fk:4096", "Its features are 0 to 4095")],
+)  # fmt: skip
+async def test_a_name_that_is_no_feature_is_said(typed: str, said: str) -> None:
+    async with driving() as user:
+        await user.run()
+        await user.press("6", "a", *typed, "enter")
+        await user.until(lambda s: s.notice is not None)
+        assert said in user.text
+        assert user.state.steering.rows == ()
+        assert user.app.inspect.steering.field.value == typed

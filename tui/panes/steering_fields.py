@@ -7,9 +7,10 @@ from typing import Literal
 from tui.panes import steering_settings
 from tui.state import State
 
-Field = Literal["number", "positions", "settings", "preset"]
+Field = Literal["feature", "number", "positions", "settings", "preset"]
 
 _PLACEHOLDERS: dict[Field, str] = {
+    "feature": "SOURCE:INDEX, e.g. 13-res-sc:3467; several with spaces between",
     "number": "strength, e.g. 60 or -2.5x (times its maximum)",
     "positions": "all, prompt, generated, 7, 2:9 (to before 9) or 2:",
     "settings": steering_settings.PLACEHOLDER,

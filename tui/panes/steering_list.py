@@ -16,8 +16,8 @@ from tui.widgets.line_list import LineList
 from tui.widgets.slider import share_at
 
 Wanted = Literal[
-    "coarse", "fine", "mark", "number", "toggle", "delete", "kind", "next_positions", "positions", "error", "seed",
-    "generate", "live", "token", "colour", "settings", "control", "sweep", "impact", "ablations", "save", "presets",
+    "feature", "coarse", "fine", "mark", "number", "toggle", "delete", "kind", "next_positions", "positions", "error",
+    "seed", "generate", "live", "token", "colour", "settings", "control", "sweep", "impact", "ablations", "save", "presets",
 ]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class InterventionList(LineList):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("steering")]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"list--positive", "list--negative"}
     header_lines = 0
-    empty = " no feature: select one and press s"
+    empty = " no feature: select one and press s, or type one with a"
 
     class Slid(Message):
         """A slider was dragged to a share in [−1, 1]."""
