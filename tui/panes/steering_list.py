@@ -17,7 +17,8 @@ from tui.widgets.slider import share_at
 
 Wanted = Literal[
     "feature", "coarse", "fine", "mark", "number", "toggle", "delete", "kind", "next_positions", "positions", "error",
-    "seed", "generate", "live", "token", "colour", "settings", "control", "sweep", "impact", "ablations", "save", "presets",
+    "seed", "generate", "live", "token", "colour", "settings", "control", "sweep", "impact", "ablations", "save",
+    "presets",
 ]  # fmt: skip
 
 
