@@ -122,15 +122,16 @@ def open_inspector(
 @app.command()
 @one_line_errors
 def replay(
-    file: Annotated[Path, typer.Argument(help="A session file.")],
+    file: Annotated[Path, typer.Argument(help="A session file, or faith: the example of the README.")],
     theme: Annotated[str | None, typer.Option(help="saescope-dark or saescope-light.")] = None,
     color: Annotated[str, typer.Option(help="auto, truecolor, 256, 16 or none.")] = "auto",
     mouse: Annotated[bool, typer.Option("--mouse/--no-mouse")] = True,
 ) -> None:
     """Look at a recorded session; no model is loaded."""
+    from sessions.store import example_or_file
     from tui.launch import launch_replay
 
-    launch_replay(file, theme=theme, color=color, mouse=mouse)
+    launch_replay(example_or_file(file), theme=theme, color=color, mouse=mouse)
 
 
 @app.command()

@@ -44,6 +44,15 @@ def path_of(session: Session) -> Path:
     return paths.sessions_dir() / f"{session.id}.json"
 
 
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+def example_or_file(path: Path) -> Path:
+    """The file, or the example of that name that comes with the program."""
+    example = EXAMPLES / f"{path.name}.json"
+    return example if path.parent == Path() and not path.exists() and example.is_file() else path
+
+
 def read_session(path: Path) -> Session:
     """The session in a file.
 
