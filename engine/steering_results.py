@@ -149,7 +149,7 @@ class Scores(msgspec.Struct, frozen=True):
     steered_probabilities: tuple[float, ...]
     """For each token of the steered text, its probability under the plain model after the same text."""
     kl: tuple[float, ...]
-    """KL(steered ‖ plain) in nats at each token of the steered text, both after the same text."""
+    """KL(plain ‖ steered) in nats at each token of the steered text, both after the same text."""
 
 
 class SteerResult(msgspec.Struct, frozen=True):

@@ -151,7 +151,7 @@ def scores(prefix: Prefix, arms: tuple[Said, Said], job: Job) -> Scores:
     probabilities, kl = [], []
     for place, row in plain_rows(prefix, steered.ids, job):
         probabilities.append(float(row[steered.ids[place]]))
-        kl.append(divergence(steered.log_probabilities[place], row))
+        kl.append(divergence(row, steered.log_probabilities[place]))
     return Scores(
         plain_perplexity=own_perplexity(plain),
         steered_perplexity=perplexity(probabilities),
