@@ -105,7 +105,8 @@ class Status(Bar):
             line.append(details, self.style_of("dim"))
             return line
         if state.replaying:
-            return Text(f" recorded session, {counted(len(state.runs), 'run', 'runs')}  ( ) older, newer", self.style_of("dim"))
+            runs = counted(len(state.runs), "run", "runs")
+            return Text(f" recorded session, {runs}  ( ) older, newer", self.style_of("dim"))
         engine = state.engine
         if engine.phase != "ready":
             style = self.style_of("error") if engine.phase == "lost" else self.style_of("warning")
