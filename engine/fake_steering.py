@@ -174,7 +174,9 @@ class FakeSteering:
             controls = tuple(_figures(steer, 0.1 * pushed * (0.5 + chance(seed))) for seed in range(request.controls))
             points.append(SweepPoint(strength, _figures(steer, pushed), controls))
             if n % 4 == 3 or n == len(strengths) - 1:
-                job.emit(SweepGrown(id=job.id, result=self._swept(request, tuple(points))))
+                swept = self._swept(request, tuple(points))
+                swept = msgspec.structs.replace(swept, finished=n == len(strengths) - 1)
+                job.emit(SweepGrown(id=job.id, result=swept))
 
     def _swept(self, request: MeasureSweep, points: tuple[SweepPoint, ...]) -> SweepResult:
         steer = request.steer

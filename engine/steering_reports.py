@@ -127,6 +127,9 @@ def ablation_text(result: AblationResult) -> str:
     ):
         alike = "" if correlation is None else f"; correlation with {effect} {correlation:.2f}"
         lines.append(f"of the top {top} by ablation {shared} are in the top {top} by {measure}{alike}")
+    lines.append(
+        "attribution is the linear guess of ablation: where they differ, or in sign, the model is far from linear there"
+    )
     return "\n".join(lines)
 
 

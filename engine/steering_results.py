@@ -243,6 +243,8 @@ class SweepResult(msgspec.Struct, frozen=True):
     provenance: Provenance
     seconds: float
     warnings: tuple[str, ...] = ()
+    finished: bool = False
+    """All strengths were measured, and the flip sought; otherwise it grows still, or was stopped."""
 
 
 class SiteImpact(msgspec.Struct, frozen=True):

@@ -39,6 +39,18 @@ class Action:
     palette: bool = True
     priority: bool = False
 
+    @property
+    def moves_focus(self) -> bool:
+        """Whether what is typed next is meant for another widget."""
+        return self.id in _MOVING
+
+
+_MOVING = frozenset({
+    "pane.prompt", "pane.tokens", "pane.features", "pane.card", "pane.circuit", "pane.steering", "features.filter",
+    "feature.steer", "feature.steer_marked", "circuit.trace", "circuit.explain", "circuit.name", "circuit.group",
+    "steering.add", "steering.number", "steering.type_positions", "steering.settings", "steering.save_preset",
+})  # fmt: skip
+
 
 def _moves(group: Group, what: str, *, sideways: bool = False) -> tuple[Action, ...]:
     """The movements every list and page has."""
@@ -184,6 +196,12 @@ def bindings(group: Group) -> list[Binding]:
         for a in ACTIONS
         if a.group == group
     ]
+
+
+def moves_focus(key: str, group: Group) -> bool:
+    """Whether a key pressed in a pane takes the focus elsewhere."""
+    own = [a for a in ACTIONS if a.group == group and key in a.keys.split(",")]
+    return any(a.moves_focus for a in own or ACTIONS if a.group in (group, "anywhere") and key in a.keys.split(","))
 
 
 _SHOWN = {

@@ -14,6 +14,7 @@ import msgspec
 from textual import events, on
 from textual.app import App, ScreenStackError
 from textual.timer import Timer
+from textual.widgets import Input, TextArea
 
 from engine.client import Connect, EngineClient, EngineLost
 from engine.protocol import (
@@ -35,6 +36,7 @@ from sessions.store import now, unfinished
 from themes.builtin import FALLBACK_VARIABLES, THEMES
 from themes.palettes import DEFAULT
 from tui import reducer, steering_reducer
+from tui.actions import moves_focus
 from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
@@ -52,6 +54,8 @@ _COUNT_AFTER = 0.12
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
 _LEAVE_WITHIN = 2.0
+_MOVED_WITHIN = 0.2
+"""Seconds after which a key that was to move the focus has not done so."""
 _PER_SITE = 20
 """Features of every site in the list, so that showing one site alone shows something."""
 
@@ -98,6 +102,8 @@ class SaescopeApp(App[None], Clipboard):
         self.inspect = InspectScreen()
         self.circuits = CircuitControl(self)
         self.steers = SteeringControl(self)
+        self._moving = False
+        """A key was pressed that moves the focus, and it has not moved yet."""
         self._held: list[events.Event] = []
         """Keys that came while nothing had the focus."""
 
@@ -126,23 +132,35 @@ class SaescopeApp(App[None], Clipboard):
     async def on_event(self, event: events.Event) -> None:
         """As Textual does, but what is typed while nothing has the focus waits for what gets it.
 
-        At the start, and when a change of size moves the focus, text would be taken for commands otherwise.
+        At the start, and when a change of size moves the focus, text would be taken for commands otherwise. So would
+        what follows a key that opens a field or goes to a pane, where both arrive in one piece.
         """
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
         if typed and self._nothing_listens:
             self._held.append(event)
-        else:
-            await super().on_event(event)
+            return
+        if typed and isinstance(event, events.Key) and self._focus_will_move(event):
+            self._moving = True
+            self.set_timer(_MOVED_WITHIN, self.take_keys)
+        await super().on_event(event)
+
+    def _focus_will_move(self, event: events.Key) -> bool:
+        """Whether a key outside a text field opens one, or goes to a pane that has not got the focus."""
+        if self.screen is not self.inspect or isinstance(self.focused, TextArea | Input):
+            return False
+        return any(moves_focus(key, self.inspect.at) for key in (event.key, event.character) if key)
 
     @property
     def _nothing_listens(self) -> bool:
         try:
-            return self.screen is self.inspect and (self.focused is None or bool(self._held))
+            waits = self.focused is None or self._moving or bool(self._held)
+            return self.screen is self.inspect and waits
         except ScreenStackError:  # before the first screen
             return True
 
     def take_keys(self) -> None:
         """Something has the focus: what was typed so far goes there, in order."""
+        self._moving = False
         held, self._held = self._held, []
         for event in held:
             self.post_message(event)
@@ -166,7 +184,7 @@ class SaescopeApp(App[None], Clipboard):
         last = threading.Timer(_LEAVE_WITHIN, os._exit, [0])
         last.daemon = True
         last.start()
-        self.save(closing=True)
+        self.save(cut=True)
         if self._client is not None:
             self._client.cut()
         self.exit(return_code=0)
@@ -315,6 +333,7 @@ class SaescopeApp(App[None], Clipboard):
 
     def toggle_chat(self) -> None:
         self.change(reducer.toggle_chat)
+        self.say(f"The chat template is {'on' if self.state.chat else 'off'} for the next prompt that is run.")
         self._count_now()
 
     def cancel(self, tasks: Iterable[Task]) -> None:
@@ -327,19 +346,22 @@ class SaescopeApp(App[None], Clipboard):
         self._saving = None
         self.save()
 
-    def save(self, *, closing: bool = False) -> None:
-        """Write the session file; a failure is said and costs nothing else."""
-        if self._recorder is None or not (closing or self._recorder.is_dirty(self.state)):
+    def save(self, *, closing: bool = False, cut: bool = False) -> None:
+        """Write the session file; a failure is said and costs nothing else.
+
+        `closing`: it is left in good order. `cut`: it is not, and the next start offers it.
+        """
+        if self._recorder is None or not (closing or cut or self._recorder.is_dirty(self.state)):
             return
-        if closing:
+        if closing or cut:
             self.state = steering_reducer.kept(self.state, now(), self.busy_seconds)
         try:
             at = self._recorder.write(self.state, closing=closing)
         except SessionError as error:
-            if not closing:
+            if not (closing or cut):
                 self.say(error.message, error.remedy, "error")
             return
-        if at and not closing:
+        if at and not (closing or cut):
             self.change(lambda s: reducer.saved(s, at))
 
     def resume(self) -> None:

@@ -144,7 +144,7 @@ def _opened(state: State, event: Opened, at: str) -> State:
         memory=event.memory,
         deaths=state.engine.deaths,
     )
-    notice = state.notice if state.notice and state.notice.level != "error" else None
+    notice = state.notice if state.notice and state.notice.level != "error" and not state.notice.where else None
     text = f"opened {event.model.name} with {counted(len(event.dictionaries), 'dictionary', 'dictionaries')}"
     return logged(_with(state, engine=engine, token_limit=event.model.context, notice=notice), at, text)
 
@@ -308,7 +308,11 @@ def next_site(state: State, step: int) -> State:
 
 
 def filter_by(state: State, needle: str) -> State:
-    return _with(state, needle=needle)
+    """Filter the list; where that hides the selected feature, the first one left is selected."""
+    state = _with(state, needle=needle)
+    if needle and state.rows and all(row.ref != state.feature for row in state.rows):
+        return select_feature(state, state.rows[0].ref)
+    return state
 
 
 def notify(state: State, notice: Notice | None) -> State:

@@ -7,6 +7,7 @@ waits for its first step. So at most one run waits, and text comes all the while
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.protocol import (
@@ -82,6 +83,7 @@ class SteeringControl:
 
     def take(self, features: tuple[FeatureRef, ...]) -> None:
         """Rows for features; the prompt is read ahead, so that the first text comes sooner."""
+        self._clear()
         self._app.change(lambda s: steering_rows.add_all(s, features))
         state = self._state
         if state.engine.phase == "ready" and state.result is not None and not state.replaying:
@@ -252,6 +254,9 @@ class SteeringControl:
                 self._need_strength(lambda: self.edit(rows.to_mark))
             case "toggle":
                 self.edit(lambda s: rows.toggle(s, s.steering.cursor))
+            case "delete" if len(state.steering.rows) == 1 and not state.replaying:
+                self._app.cancel(t for t in state.tasks if t.kind == "steer")
+                self._app.change(lambda s: steering_reducer.emptied(rows.delete(s)))
             case "delete":
                 self.edit(rows.delete)
             case "kind":
@@ -260,6 +265,8 @@ class SteeringControl:
                 self.edit(rows.next_positions)
             case "error":
                 self.edit(rows.toggle_error, settings=True)
+            case "seed" if state.steering.sampling.temperature == 0:
+                self._warn("At T 0 the likeliest token is taken: a seed changes nothing.", "o and T 0.7 sets T.")
             case "seed":
                 self.edit(rows.next_seed, settings=True)
             case "generate":
@@ -343,12 +350,12 @@ class SteeringControl:
         if field == "feature":
             self._add(tuple(map(parse_feature, text.split())))
         elif field == "settings":
-            sampling, patch = parse_settings(text)
             was = self._state.steering.sampling
-            self.edit(
-                lambda s: steering_rows.put_patch(steering_rows.put_sampling(s, sampling), patch),
-                settings=sampling != was,
-            )
+            sampling, patch = parse_settings(text, was)
+            change = partial(steering_rows.put_sampling, sampling=sampling)
+            if patch is not None:
+                change = partial(steering_rows.put_settings, sampling=sampling, patch=patch)
+            self.edit(change, settings=sampling != was)
         elif field == "preset":
             if not text.strip():
                 raise BadRequest("A preset needs a name.", "Type one; Escape leaves.")
@@ -361,7 +368,9 @@ class SteeringControl:
             one = row.intervention
             strength = parse_strength(text, one, self._state.scale_of(one.feature))
             if strength is None:
-                raise BadRequest(f"{text[:30]!r} is not a strength.", "Write 60, -2.5x (times its maximum) or 0.")
+                raise BadRequest(
+                    f"{text[:30]!r} is not a strength.", "Write 60, -2.5x (times its maximum) or 0; below a million."
+                )
             self.edit(lambda s: steering_rows.put_strength(s, place, with_strength(one, strength).strength))
 
 

@@ -152,6 +152,11 @@ def left(state: State) -> State:
     return _steering(_with(state, tasks=tasks), coming=None, waits="", adjusting=0)
 
 
+def emptied(state: State) -> State:
+    """Nothing is steered any more, so there is no text to compare."""
+    return _steering(left(state), texts=None, shown=-1)
+
+
 def _of_run(state: State, texts: Texts | SteerResult) -> bool:
     """Whether texts continue the prompt on screen."""
     return state.result is not None and (texts.prompt, texts.chat) == (state.result.prompt, state.result.chat)
@@ -295,7 +300,7 @@ def _fits(state: State, result: Measured, varied: int) -> bool:
     if isinstance(result, ImpactResult):  # of the prompt alone: how texts are drawn does not matter
         return measured == acting and settings.get("error", "kept") == present["error"]
     if isinstance(result, SweepResult):
-        if result.varied != varied or len(measured) != len(acting):
+        if not result.finished or (result.varied, len(measured)) != (varied, len(acting)):
             return False
         measured, acting = _without_strength(measured, varied), _without_strength(acting, varied)
     if measured != acting or len(result.watched) != len(state.steering.sampling.watch):

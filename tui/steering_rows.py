@@ -194,6 +194,11 @@ def put_sampling(state: State, sampling: Sampling) -> State:
     return state if sampling == state.steering.sampling else _steering(state, sampling=sampling)
 
 
+def put_settings(state: State, sampling: Sampling, patch: str) -> State:
+    """How texts are drawn, and the prompt from which the row under the cursor takes its values."""
+    return put_patch(put_sampling(state, sampling), patch)
+
+
 def next_seed(state: State) -> State:
     sampling = state.steering.sampling
     return put_sampling(state, msgspec.structs.replace(sampling, seed=sampling.seed + 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from engine.circuits.examples import answer_id
@@ -41,9 +40,13 @@ class Asked:
         self.ids = opened.checked_ids(request.prompt, request.chat, request.tokens)
         self.watched = tuple(dict.fromkeys(answer_id(opened, text) for text in request.watch))
 
-    @cached_property
+    @property
     def watched_tokens(self) -> tuple[Token, ...]:
         return self.tokens(self.watched)
+
+    def watch(self, ids: Sequence[int]) -> None:
+        """Report the probabilities of these tokens too."""
+        self.watched = tuple(dict.fromkeys((*self.watched, *ids)))
 
     def tokens(self, ids: Sequence[int]) -> tuple[Token, ...]:
         """Ids as tokens with their text."""

@@ -78,6 +78,7 @@ def sweep(asked: Asked, request: MeasureSweep, read: Callable[[], Prefix], job: 
     job.progress("the plain text")
     prefix = read()
     pair = _against_likeliest(asked, rivals, prefix)
+    asked.watch(pair or ())
     plain = plain_said(prefix, asked.rules, job)
     result = SweepResult(
         prompt=steer.prompt, chat=steer.chat, interventions=steer.interventions, varied=request.varied,
@@ -103,10 +104,12 @@ def sweep(asked: Asked, request: MeasureSweep, read: Callable[[], Prefix], job: 
         if pair is not None:
             margins += [(strength, _margin(tested[n * each].first, pair)) for n, strength in enumerate(part)]
         result = _grown(result, started, points=(*result.points, *points))
-        yield result
+        if len(result.points) < len(strengths) or pair is not None:
+            yield result
     if pair is not None:
         job.progress("seeking the flip")
-        yield _grown(result, started, flip=_flip(asked, request.varied, prefix, margins, pair, job))
+        result = _grown(result, started, flip=_flip(asked, request.varied, prefix, margins, pair, job))
+    yield _grown(result, started, finished=True)
 
 
 def _grown(result: SweepResult, started: float, **changes: object) -> SweepResult:

@@ -20,6 +20,7 @@ from engine.steering.sampling import Sampling, Uniforms, draw
 from engine.steering_results import Ended
 
 PLAIN, STEERED = 0, 1
+_ROUNDING = 1e-6
 _KEPT_BYTES = 1 << 27
 """How much of the plain arm's distributions is kept."""
 
@@ -141,8 +142,9 @@ class Continuation:
 
 
 def divergence(p: Tensor, q: Tensor) -> float:
-    """KL(p ‖ q) in nats of two log-probability rows [V]."""
-    return float((p.exp() * (p - q)).sum().clamp(min=0))
+    """KL(p ‖ q) in nats of two log-probability rows [V]; what rounding alone gives is 0."""
+    kl = float((p.exp() * (p - q)).sum())
+    return kl if kl > _ROUNDING else 0.0
 
 
 def parted(a: Sequence[int], b: Sequence[int]) -> int | None:

@@ -31,3 +31,28 @@ def test_a_prompt_and_enter_in_one_piece(tmp_path: Path, sent: str, moment: str)
         assert "gone" not in terminal.text
     finally:
         terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("6a4-res-fk:77\r", "[x] 4-res-fk:77"),
+        ("3/9-res\r", "9-res"),
+        ("s=-2x\r", "−2.00"),
+        ("1" + "more", "ofmore"),
+    ],
+    ids=["a feature", "the filter", "a strength", "the prompt"],
+)
+def test_a_field_and_what_goes_into_it_in_one_piece(tmp_path: Path, sent: str, shown: str) -> None:
+    terminal = Terminal([sys.executable, "-m", "tests.e2e.inspector"], (120, 40), {"SAESCOPE_STATE": str(tmp_path)})
+    try:
+        terminal.wait_for("1 Prompt")
+        terminal.send(PROMPT + "\r")
+        terminal.wait_for("peaks on")
+        terminal.settle()
+        terminal.send(sent)
+        terminal.wait_for(shown)
+        terminal.settle()
+        assert shown in terminal.text
+    finally:
+        terminal.close()

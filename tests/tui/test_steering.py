@@ -48,7 +48,7 @@ async def test_steering_streams_two_texts(size: tuple[int, int]) -> None:
         assert result.interventions == (Intervention(state.feature, 0.5 * MAXIMUM),)  # type: ignore[arg-type]
         assert "plain0" in user.text
         assert "▸ steered1" in user.text
-        assert "parts at token 1" in user.text
+        assert "parts at 1" in user.text
         assert "seed 0 · T .700 · error kept" in user.text
         assert "next: ·of .41" in user.text
         assert "[x]" in user.text
@@ -202,16 +202,17 @@ async def test_error_seed_settings_live_and_colour() -> None:
         assert "seed 1" in user.text
         await user.press("o")
         field = user.app.inspect.steering.field
-        assert field.value == "tokens 40  T 0.7  top-p 1  top-k 0  penalty 1  seed 1  error dropped"
+        assert field.placeholder == "tokens 40  T 0.7  top-p 1  top-k 0  penalty 1  seed 1  error dropped"
+        assert field.value == ""
         field.value = 'tokens 6  T 0  top-p .9  watch " she"  patch "other prompt"'
         await user.press("enter")
         state = await user.until(lambda s: not s.tasks and len(s.steers[-1].result.steps) == 6)
         assert acting(user).patch == "other prompt"
         assert acting(user).to == "patch"
-        assert "T 0 · error kept · top-p .900" in user.text
+        assert "seed 1 · T 0 · error dropped · top-p .900" in user.text
         assert "·she ." in user.text
         await user.press("o")
-        assert field.value.endswith('patch "other prompt"')
+        assert field.placeholder.endswith('patch "other prompt"')
         field.value = "tokens none"
         await user.press("enter")
         assert "tokens is a whole number" in user.text

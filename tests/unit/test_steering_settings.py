@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,8 +57,8 @@ def test_what_is_shown_means_the_same(sampling: Sampling, patch: str | None) -> 
         ("tokens", "tokens has no value"),
         ("tokens 0", "tokens is a whole number from 1"),
         ("tokens 1e3", "not '1e3'"),
-        ("T warm", "t is a number of at least 0"),
-        ("T nan", "t is a number of at least 0"),
+        ("T warm", "T is a number of at least 0"),
+        ("T nan", "T is a number of at least 0"),
         ("top-p 0", "over 0 and at most 1"),
         ("top-p 1.5", "over 0 and at most 1"),
         ("penalty 0", "a number over 0"),
@@ -88,3 +89,9 @@ def test_no_line_does_anything_else(line: str) -> None:
 def test_texts_from_anywhere_come_through() -> None:
     texts = tuple(text for text in NASTY if text)
     assert parse_settings(shown_settings(Sampling(watch=texts), None))[0].watch == texts
+
+
+def test_what_is_left_out_stays_and_lists_can_be_emptied() -> None:
+    present = Sampling(tokens=7, seed=2, stop=(".",), watch=(" she",))
+    assert parse_settings("T 0", present)[0] == msgspec.structs.replace(present, temperature=0.0)
+    assert parse_settings("stop watch", present)[0] == Sampling(tokens=7, seed=2)

@@ -131,7 +131,8 @@ def test_tokens_are_coloured_by_kl_or_by_what_steering_did_to_them() -> None:
     assert parts(lines[1], "steered2").meta == {"part": "positive" if change > 0 else "negative"}
     unscored = with_texts(other, scores=None)
     lines, _ = lay_out(unscored, texts(unscored), 80, style)
-    assert parts(lines[1], "steered2").meta["part"].startswith("heat-")
+    assert parts(lines[1], "steered1").meta["part"].startswith("heat-")
+    assert kl_at(texts(unscored), 2) is None  # the arms follow different texts by then
 
 
 def test_the_text_cursor_stands_in_both_arms() -> None:
@@ -180,9 +181,9 @@ def test_an_arm_that_has_ended_says_so() -> None:
 
 
 def test_figures_and_warnings() -> None:
-    assert figures(texts(steered()))[1:] == ["parts at token 1", "ppl 12.0 → 34.0"]
+    assert figures(texts(steered()))[1:] == ["parts at 1", "ppl 12.0 → 34.0"]
     still = steered(0.0)
-    assert figures(texts(still))[:2] == ["KL 0", "the same text"]
+    assert figures(texts(still))[:2] == ["mean KL 0", "the same text"]
     assert "add 0 changes nothing" in note(still, 80, style).plain
     assert figures(None) == []
 

@@ -116,7 +116,7 @@ class SteeringPane(Pane):
     def open_field(self, field: Field, state: State) -> None:
         """Ask for one line."""
         self._field = field
-        self.field.placeholder, self.field.value = placeholder(field), present(field, state)
+        self.field.placeholder, self.field.value = placeholder(field, state), present(field, state)
         self.field.display = True
         self.field.focus()
 

@@ -106,11 +106,11 @@ def kind_of(one: Intervention) -> str:
 
 def positions_of(one: Intervention, width: int) -> str:
     text = str(one.positions)
+    if one.positions.kind == "range":
+        return f"{'tokens' if ':' in text else 'token'} {text}" if width >= 56 else f"@{text}"
     if width >= 70:
-        return {"all": "all tokens", "prompt": "prompt only"}.get(text, text if len(text) > 5 else f"token {text}")
-    if width >= 56:
-        return text
-    return text if one.positions.kind == "range" else text[:3]
+        return {"all": "all tokens", "prompt": "prompt only"}.get(text, text)
+    return text if width >= 56 else text[:3]
 
 
 def _full(one: Intervention, scale: float) -> str:

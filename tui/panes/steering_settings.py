@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from engine.protocol import BadRequest
 from tui.steering_state import Sampling
 
@@ -43,15 +45,17 @@ _NUMBERS: dict[str, tuple[str, Callable[[str], int | float | None], str]] = {
     "top-p": ("top_p", _real(0, 1, above=True), "a number over 0 and at most 1"),
     "top-k": ("top_k", _whole(0, 10**9), "a whole number (0: from all tokens)"),
     "penalty": ("repetition_penalty", _real(0, 100, above=True), "a number over 0 (1: none)"),
-    "seed": ("seed", _whole(0, 2**31 - 1), "a whole number"),
+    "seed": ("seed", _whole(0, 2**31 - 1), "a whole number from 0"),
 }
 _ALIASES = {"temperature": "t", "temp": "t", "top_p": "top-p", "top_k": "top-k", "repetition-penalty": "penalty"}
 _LISTS = ("stop", "watch")
 _NAMES = frozenset((*_NUMBERS, *_ALIASES, *_LISTS, "error", "patch"))
 
 
-def parse_settings(text: str) -> tuple[Sampling, str | None]:
-    """The settings of a line, and the other prompt of an ablation to it; what is not on the line is as usual.
+def parse_settings(text: str, present: Sampling = Sampling()) -> tuple[Sampling, str | None]:  # noqa: B008
+    """The settings of a line, and the other prompt of an ablation to it; what is not on the line stays as it is.
+
+    `stop` and `watch` without a value are emptied.
 
     Raises:
         BadRequest: an unknown name, a value out of range, or a quotation mark that is not closed.
@@ -67,13 +71,13 @@ def parse_settings(text: str) -> tuple[Sampling, str | None]:
         values: list[str] = []
         while words and (words[0][1] or words[0][0].casefold() not in _NAMES) and (name in _LISTS or not values):
             values.append(words.pop(0)[0])
-        if not values:
+        if not values and name not in _LISTS:
             raise BadRequest(f"{name} has no value.", _REMEDY)
         if name in _NUMBERS:
             field, read, wanted = _NUMBERS[name]
             found[field] = read(values[0])
             if found[field] is None:
-                raise BadRequest(f"{name} is {wanted}, not {_short(values[0])}.", _REMEDY)
+                raise BadRequest(f"{word} is {wanted}, not {_short(values[0])}.", _REMEDY)
         elif name in _LISTS:
             if not all(values):
                 raise BadRequest(f"{name} names an empty text.", "Put characters between the quotation marks.")
@@ -84,7 +88,7 @@ def parse_settings(text: str) -> tuple[Sampling, str | None]:
             found["keep_error"] = values[0] == "kept"
         else:
             patch = values[0]
-    return Sampling(**found), patch
+    return msgspec.structs.replace(present, **found), patch
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:

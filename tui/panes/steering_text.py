@@ -100,10 +100,12 @@ def _runs(glyphs: Sequence[tuple[str, int, bool]]) -> list[Run]:
 
 
 def kl_at(texts: Texts, token: int) -> float | None:
-    """KL at a token: where it was scored that on the same text, before that of each arm on its own."""
+    """KL at a token, both arms after the same text: once they have parted it is known when all is scored."""
     if texts.scores is not None and token < len(texts.scores.kl):
         return texts.scores.kl[token]
-    return texts.kl[token] if token < len(texts.kl) else None
+    parted = diverging(texts)
+    same = token < len(texts.kl) and (parted is None or token <= parted)
+    return texts.kl[token] if same else None
 
 
 def raised(texts: Texts, token: int) -> float | None:

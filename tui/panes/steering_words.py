@@ -50,11 +50,14 @@ def figures(texts: Texts | None) -> list[str]:
     """How the arms differ, in order of importance."""
     if texts is None or not (texts.kl or texts.plain or texts.steered):
         return []
-    kl = texts.scores.kl if texts.scores is not None and texts.scores.kl else texts.kl
-    found = [f"KL {number(sum(kl) / len(kl))}"] if kl else []
+    found = []
+    if texts.scores is not None and texts.scores.kl:
+        found.append(f"mean KL {number(sum(texts.scores.kl) / len(texts.scores.kl))}")
+    elif texts.kl:
+        found.append(f"first KL {number(texts.kl[0])}")
     parted = diverging(texts)
     if parted is not None:
-        found.append(f"parts at token {parted}")
+        found.append(f"parts at {parted}")
     elif texts.ended:
         found.append("the same text")
     scores = texts.scores
@@ -69,7 +72,10 @@ def note(state: State, width: int, style: StyleOf) -> Text:
     if texts is None:
         return Text()
     if texts.warnings:
-        return Text(f" ! {visible(' '.join(texts.warnings))}", style("warning"))
+        more = f" (and {len(texts.warnings) - 1} more like it)" if len(texts.warnings) > 1 else ""
+        return Text(f" ! {visible(texts.warnings[0])}{more}", style("warning"))
+    if texts.ended and texts.steps and texts.scores is None:
+        return Text(" Cut off here; Enter generates it anew.", style("warning"))
     if texts.changes and texts.changes[-1].step > 0:
         steps = ", ".join(str(change.step) for change in texts.changes[-8:])
         return Text(f" strengths changed from token {steps} on", style("dim"))
@@ -96,9 +102,9 @@ def details(state: State, width: int, style: StyleOf) -> tuple[Text, Text]:
     parts = [(f"token {token}" if roomy else str(token), "")]
     names = ("plain", "steered") if roomy else ("", "│")
     parts += [(name, _drawn(choice, width)) for name, choice in zip(names, (plain, steered), strict=True)]
+    parts += _watched(texts, plain, steered)
     if (kl := kl_at(texts, token)) is not None:
         parts.append(("KL", number(kl)))
-    parts += _watched(texts, plain, steered)
     if (change := raised(texts, token)) is not None:
         parts.append(("raised", signed(change)))
     first, gap = Text(), "  " if roomy else " "

@@ -36,6 +36,8 @@ def sweep_lines(result: SweepResult, width: int, part: Part) -> list[Text]:
     strengths = [point.strength for point in result.points]
     reach = f"{signed(min(strengths))} to {signed(max(strengths))}" if strengths else "nothing was measured"
     lines += paragraph(f"Varied: {_varied(result)}; {counted(len(strengths), 'point', 'points')}, {reach}.", width)
+    if not result.finished:
+        lines += paragraph("Stopped before all strengths were measured; w in pane 6 measures them.", width)
     for sentence in flip_words(result):
         lines += paragraph(sentence, width)
     lines += [Text(), *beside(_charts(result, chart_width(width), part), width)] if strengths else [Text()]
