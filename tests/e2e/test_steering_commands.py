@@ -354,8 +354,8 @@ def test_features_by_three_measures(home: Home, opened: list[str]) -> None:
     printed = here("ablate", PROMPT, *asked, *opened).splitlines()
     shown = [row for row in result.rows if min(row.by_activation, row.by_attribution, row.by_ablation) <= 5]
     assert [line.split()[0] for line in printed[3 : 3 + len(shown)]] == [str(row.feature) for row in shown]
-    assert f"of the top 5 by ablation {result.shared_attribution} are in the top 5 by attribution" in printed[-2]
-    assert f"of the top 5 by ablation {result.shared_activation} are in the top 5 by activation" in printed[-1]
+    assert f"of the top 5 by ablation {result.shared_attribution} are in the top 5 by attribution" in printed[-3]
+    assert f"of the top 5 by ablation {result.shared_activation} are in the top 5 by activation" in printed[-2]
 
 
 def test_one_site_and_the_first_token_too(opened: list[str]) -> None:

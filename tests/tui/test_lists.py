@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from engine.protocol import FeatureRef
 from tests.tui.driving import SIZES, driving
+from tui import reducer
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -34,7 +36,7 @@ async def test_what_is_selected_but_not_listed_has_no_cursor() -> None:
         await user.run()
         listed = user.app.inspect.features.list
         assert any(map(listed.is_marked, range(listed.row_count)))
-        await user.press("slash", *"tower", "enter")
+        user.app.change(lambda s: reducer.select_feature(s, FeatureRef("4-res-fk", 4095)))
         await user.until(lambda s: s.feature not in {row.ref for row in s.rows})
         await user.pilot.pause()
         assert not any(map(listed.is_marked, range(listed.row_count)))
@@ -65,3 +67,14 @@ async def test_what_is_wrong_with_a_prompt_is_seen_in_one_column_too() -> None:
         await user.pilot.pause()
         assert user.state.notice is not None
         assert user.state.notice.text[:30] in user.text
+
+
+async def test_a_filter_that_hides_the_selected_feature_selects_the_first_one_left() -> None:
+    async with driving() as user:
+        before = (await user.run()).feature
+        await user.press("slash", *"tower", "enter")
+        state = await user.until(lambda s: s.needle == "tower" and s.card)
+        assert before not in {row.ref for row in state.rows}
+        assert state.feature == state.rows[0].ref
+        await user.press("s")
+        assert [row.intervention.feature for row in user.state.steering.rows] == [state.rows[0].ref]

@@ -17,6 +17,7 @@ from tui.actions import bindings
 from tui.panes.pane import Pane
 from tui.state import Row, State
 from tui.text import fit, number, visible, visible_token
+from tui.widgets.field import Field
 from tui.widgets.line_list import LineList
 
 _ORDER_NAMES = {"activation": "", "share": "by share", "source": "by source", "position": "by position"}
@@ -120,13 +121,7 @@ class FeaturesPane(Pane):
 
     def compose(self) -> ComposeResult:
         self.list = FeatureList()
-        self.filter = Input(
-            id="feature-filter",
-            placeholder="filter: site, index or token; Enter keeps, Escape clears",
-            compact=True,
-        )
-        self.filter.cursor_blink = False
-        self.filter.display = False
+        self.filter = Field(id="feature-filter", placeholder="filter: site, index or token; Enter keeps, Escape clears")
         yield self.title_bar
         yield self.filter
         yield self.list

@@ -16,6 +16,7 @@ from tui.panes.steering_words import details, first_steps, note, settings
 from tui.state import State
 from tui.text import visible
 from tui.widgets.bar import Bar
+from tui.widgets.field import Field as TextField
 
 _LEAST_TEXT = 9
 """Lines that the texts and what stands around them keep, however many interventions there are."""
@@ -38,9 +39,7 @@ class SteeringPane(Pane):
 
     def compose(self) -> ComposeResult:
         self.list = InterventionList()
-        self.field = Input(id="steering-field", compact=True)
-        self.field.cursor_blink = False
-        self.field.display = False
+        self.field = TextField(id="steering-field")
         self.settings = Bar(id="steering-settings")
         self.text = SteeringText()
         self.note, self.first, self.second = (Bar(id=f"steering-{n}") for n in ("note", "first", "second"))
