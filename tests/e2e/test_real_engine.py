@@ -143,7 +143,9 @@ def test_told_to_go(tmp_path: Path, name: str) -> None:
         else:
             terminal.signal(getattr(signal, name))
         _wait_until_gone(terminal)
-    assert only_session(tmp_path).view.draft == "half a sent"
+    kept = only_session(tmp_path)
+    assert kept.view.draft == "half a sent"
+    assert kept.owner is not None, "the next start offers it"
     assert engines
     assert not [pid for pid in engines if _lives(pid)]
 
