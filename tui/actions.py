@@ -200,8 +200,9 @@ def bindings(group: Group) -> list[Binding]:
 
 def moves_focus(key: str, group: Group) -> bool:
     """Whether a key pressed in a pane takes the focus elsewhere."""
-    own = [a for a in ACTIONS if a.group == group and key in a.keys.split(",")]
-    return any(a.moves_focus for a in own or ACTIONS if a.group in (group, "anywhere") and key in a.keys.split(","))
+    meant = [a for a in ACTIONS if a.group in (group, "anywhere") and key in a.keys.split(",")]
+    own = [a for a in meant if a.group == group]
+    return any(a.moves_focus and a.verb != f"pane('{group}')" for a in own or meant)
 
 
 _SHOWN = {
