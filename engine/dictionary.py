@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from engine.places import Place
 from engine.sites import Site
 
 _WEIGHTS = ("encoder", "decoder", "b_enc", "b_dec", "threshold", "r_mag", "b_mag", "skip")
@@ -66,6 +67,12 @@ class Dictionary:
     centre: bool = False
     """The dictionary was trained on a model with centred writing weights: the mean over d is subtracted first."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    place: Place | None = None
+    """Where it was read from; None for one that was made here."""
+    form: str = "SAELens"
+    """Whose file format it came in."""
+    notes: tuple[str, ...] = ()
+    """What sets its numbers apart from those of others, in words."""
     _screen: Tensor | None = None
 
     @property

@@ -11,6 +11,9 @@ from engine.results import (
     FeatureCard,
     FeatureRef,
     FeaturesResult,
+    Label,
+    LabelSearch,
+    MemoryPlan,
     ModelInfo,
     NextToken,
     Token,
@@ -25,7 +28,7 @@ from engine.steering_results import (
     SweepResult,
 )
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -58,6 +61,8 @@ class Opened(Event, frozen=True, kw_only=True, tag="opened"):
     dictionaries: tuple[DictionaryInfo, ...]
     memory: Memory
     seconds: float
+    plan: MemoryPlan | None = None
+    """What opening needed and what was chosen."""
 
 
 class Counted(Event, frozen=True, kw_only=True, tag="counted"):
@@ -91,6 +96,20 @@ class CardRead(Event, frozen=True, kw_only=True, tag="card"):
 class HintsRead(Event, frozen=True, kw_only=True, tag="hints"):
     hints: dict[str, str]
     """`source:index` → the tokens it peaks on; "" where there is no card."""
+    labels: dict[str, str] = {}
+    """`source:index` → its label, where it has one: the user's own before others'."""
+
+
+class LabelsFound(Event, frozen=True, kw_only=True, tag="labels"):
+    result: LabelSearch
+
+
+class LabelSet(Event, frozen=True, kw_only=True, tag="label"):
+    """The user's label of a feature has been kept, or taken away."""
+
+    feature: FeatureRef
+    labels: tuple[Label, ...]
+    """All labels of the feature now, the user's own first."""
 
 
 class Generated(Event, frozen=True, kw_only=True, tag="generated"):

@@ -115,7 +115,7 @@ def places() -> dict[str, str | list[str]]:
         dictionaries = ()
     return {
         "model": str(default_model.folder()),
-        "dictionaries": [str(folder) for folder in dictionaries],
+        "dictionaries": [str(place.path) for place in dictionaries],
         "config": str(paths.config_dir()),
         "state": str(paths.state_dir()),
         "sessions": str(paths.sessions_dir()),

@@ -11,12 +11,12 @@ from engine import default_model, sets
 from engine.cards import has_cards
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
+from engine.formats.read import read
 from engine.hashes import model_sha256
 from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
 from engine.protocol import DictionaryInfo, ModelInfo, Open, Provenance
-from engine.saelens_folder import read_dictionary
 
 _PACKAGES = ("saescope", "torch", "transformers")
 
@@ -135,9 +135,9 @@ def open_set(request: Open, job: Job) -> OpenSet:
     dictionaries: dict[str, Dictionary] = {}
     for number, place in enumerate(opening.dictionaries):
         job.progress("loading dictionaries", number, len(opening.dictionaries))
-        dictionary = read_dictionary(place)
+        dictionary = read(place)
         if dictionary.source in dictionaries:
-            dictionary.source = f"{place.parent.name}-{dictionary.source}"
+            dictionary.source = f"{place.path.parent.name}-{dictionary.source}"
         if dictionary.source in dictionaries:
             raise BadRequest(f"Two dictionaries are called {dictionary.source}.", "Rename one of the folders.")
         check_fit(model, dictionary)
@@ -196,4 +196,7 @@ def describe(dictionary: Dictionary) -> DictionaryInfo:
         sha256=dictionary.sha256,
         neuronpedia=dictionary.metadata.get("neuronpedia_id"),
         has_cards=has_cards(dictionary.folder),
+        form=dictionary.form,
+        notes=dictionary.notes,
+        release=dictionary.place.release if dictionary.place else None,
     )

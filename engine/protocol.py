@@ -48,6 +48,8 @@ from engine.events import (
     Hello,
     HintsRead,
     ImpactFound,
+    LabelSet,
+    LabelsFound,
     Memory,
     NextTokensFound,
     Opened,
@@ -75,6 +77,8 @@ from engine.requests import (
     Request,
     Row,
     Run,
+    SearchLabels,
+    SetLabel,
     ShowCard,
     Steer,
     Trace,
@@ -89,10 +93,15 @@ from engine.results import (
     FeatureRef,
     FeaturesResult,
     Hit,
+    Label,
+    LabelHit,
+    LabelSearch,
+    MemoryPlan,
     ModelInfo,
     NextToken,
     Provenance,
     Rank,
+    Residency,
     SiteFigures,
     Token,
     TokenFeature,
@@ -138,14 +147,14 @@ __all__ = [
     "Count", "Counted", "DictionaryInfo", "Done", "Ended", "EngineFault", "ErrorMode", "Event", "Failed",
     "Faithfulness", "FaithfulnessFound", "FaithfulnessPoint", "FeatureCard", "FeatureChange", "FeatureRef",
     "FeaturesFound", "FeaturesResult", "Flip", "Generated", "Generation", "Gradients", "Hello", "HintsRead", "Hit",
-    "ImpactArm", "ImpactFound", "ImpactResult", "Intervention", "Kind", "ListHints", "MeasureControl",
-    "MeasureFaithfulness", "MeasureImpact", "MeasureSweep", "Memory", "Method", "Metric", "MetricKind", "ModelInfo",
-    "NextToken", "NextTokensFound", "NodeRef", "Open", "Opened", "Pair", "Positions", "Prepare", "Progress",
-    "Provenance", "Rank", "RankAblations", "Request", "Row", "RowRead", "Run", "SaescopeError", "Scores",
-    "SessionError", "ShowCard", "SiteFigures", "SiteImpact", "Steer", "SteerResult", "Steered", "Step", "Stopped",
-    "SweepGrown", "SweepPoint", "SweepResult", "Token", "TokenFeature", "TokenValue", "Tokenised", "Trace",
-    "TraceGrown", "Unit", "Verify", "event_from_line", "parse_feature", "parse_positions", "request_from_line",
-    "to_line",
+    "ImpactArm", "ImpactFound", "ImpactResult", "Intervention", "Kind", "Label", "LabelHit", "LabelSearch",
+    "LabelSet", "LabelsFound", "ListHints", "MeasureControl", "MeasureFaithfulness", "MeasureImpact", "MeasureSweep",
+    "Memory", "MemoryPlan", "Method", "Metric", "MetricKind", "ModelInfo", "NextToken", "NextTokensFound", "NodeRef",
+    "Open", "Opened", "Pair", "Positions", "Prepare", "Progress", "Provenance", "Rank", "RankAblations", "Request",
+    "Residency", "Row", "RowRead", "Run", "SaescopeError", "Scores", "SearchLabels", "SessionError", "SetLabel",
+    "ShowCard", "SiteFigures", "SiteImpact", "Steer", "SteerResult", "Steered", "Step", "Stopped", "SweepGrown",
+    "SweepPoint", "SweepResult", "Token", "TokenFeature", "TokenValue", "Tokenised", "Trace", "TraceGrown", "Unit",
+    "Verify", "event_from_line", "parse_feature", "parse_positions", "request_from_line", "to_line",
 ]
 # fmt: on
 
@@ -156,6 +165,8 @@ AnyRequest: TypeAlias = (
     | Row
     | ShowCard
     | ListHints
+    | SearchLabels
+    | SetLabel
     | Prepare
     | Steer
     | Adjust
@@ -180,6 +191,8 @@ AnyEvent: TypeAlias = (
     | RowRead
     | CardRead
     | HintsRead
+    | LabelsFound
+    | LabelSet
     | Generated
     | Adjusted
     | Steered

@@ -34,6 +34,12 @@ class Open(Request, frozen=True, kw_only=True, tag="open"):
     device: str = "auto"
     dtype: str = "auto"
     bos: Literal["auto", "on", "off"] = "auto"
+    fold: bool = False
+    """Activations are f·‖W_dec‖, as Neuronpedia shows them, in place of raw f."""
+    download: bool = False
+    """Fetch what is not on this machine from the Hugging Face hub."""
+    residency: Literal["auto", "device", "host", "disk"] = "auto"
+    """Where dictionaries' weights are kept between uses; auto: as near the model as there is room."""
 
 
 class Count(Request, frozen=True, kw_only=True, tag="count"):
@@ -76,6 +82,24 @@ class ListHints(Request, frozen=True, kw_only=True, tag="hints"):
     """For each feature the tokens it peaks on, as one short line."""
 
     features: tuple[FeatureRef, ...]
+
+
+class SearchLabels(Request, frozen=True, kw_only=True, tag="labels"):
+    """Find labels of the open dictionaries by their words, or those like a feature's own."""
+
+    query: str = ""
+    like: FeatureRef | None = None
+    """With it, `query` is left aside: labels whose embedding is near this feature's."""
+    sources: tuple[str, ...] = ()
+    """Dictionaries to look in; () means all."""
+    top: int = 50
+
+
+class SetLabel(Request, frozen=True, kw_only=True, tag="label"):
+    """Keep the user's own label of a feature; "" takes it away."""
+
+    feature: FeatureRef
+    text: str
 
 
 class Prepare(Request, frozen=True, kw_only=True, tag="prepare"):

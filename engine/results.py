@@ -15,6 +15,8 @@ from engine.errors import BadRequest
 
 Rank = Literal["max", "sum", "mean"]
 Arm = Literal["plain", "steered"]
+Residency = Literal["device", "host", "disk"]
+"""Where a dictionary's weights are between uses: beside the model, in main memory, or only on disk."""
 
 
 class FeatureRef(msgspec.Struct, frozen=True, order=True):
@@ -66,6 +68,13 @@ class DictionaryInfo(msgspec.Struct, frozen=True):
     neuronpedia: str | None = None
     """`model/source` on Neuronpedia, where the source has pages."""
     has_cards: bool = False
+    form: str = ""
+    """Whose file format it came in, e.g. `SAELens` or `dictionary_learning AutoEncoder`."""
+    notes: tuple[str, ...] = ()
+    """What sets its numbers apart from those of others, e.g. `decoder rows folded into activations`."""
+    residency: Residency = "device"
+    release: str | None = None
+    """`release/id` of SAELens' registry, where it was opened by that name."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -187,6 +196,59 @@ class Context(msgspec.Struct, frozen=True):
     """Index of the strongest token."""
 
 
+class Label(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What somebody or some model says a feature is."""
+
+    text: str
+    by: str = ""
+    """`you`, the explaining model, or the file it came from."""
+    kind: str = ""
+    """How it was made, e.g. Neuronpedia's `oai_token-act-pair`."""
+
+
+class LabelHit(msgspec.Struct, frozen=True):
+    """A label that was found, and whose it is."""
+
+    feature: FeatureRef
+    label: Label
+    score: float
+    """Cosine of the embeddings for labels like another; for words, larger fits better."""
+
+
+class LabelSearch(msgspec.Struct, frozen=True):
+    """What was looked for among the labels of the open dictionaries, best first."""
+
+    query: str
+    hits: tuple[LabelHit, ...]
+    total: int
+    """How many there are beyond what is listed."""
+    like: FeatureRef | None = None
+    """Labels like this feature's were looked for; `query` is its label."""
+    labelled: dict[str, int] = {}
+    """Source → how many of its features have a label at all."""
+
+
+class MemoryPlan(msgspec.Struct, frozen=True):
+    """What opening was expected to need, what there was, and what was therefore chosen; sizes in bytes."""
+
+    model: int
+    dictionaries: int
+    """All of them, in the precision they are computed in."""
+    working: int
+    """Kept free for activations and logits."""
+    available: int
+    """Free on the device before opening."""
+    host: int
+    """Free in main memory before opening."""
+    device: str
+    dtype: str
+    residency: Residency
+    resident: int
+    """Bytes of dictionaries that may lie on the device at one time."""
+    reason: str
+    """One sentence: what was chosen and why."""
+
+
 class FeatureCard(msgspec.Struct, frozen=True):
     """What is known about one feature from held-out text."""
 
@@ -202,6 +264,8 @@ class FeatureCard(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...]
     """Counts of positive activations in equal bins from 0 to `max_activation`."""
     corpus_tokens: int
+    labels: tuple[Label, ...] = ()
+    """The user's own first."""
 
 
 class EngineFault(msgspec.Struct, frozen=True):

@@ -7,17 +7,18 @@ the user's data directory, where `saescope train` puts new ones.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from engine import default_model, paths
-from engine.errors import BadRequest, DictionaryMissing, ModelMissing
+from engine.errors import BadRequest, ModelMissing
+from engine.formats.find import find
+from engine.places import Place
 
 DEFAULT_MODEL = "default"
 DEFAULT_SET = "smollm2"
-CONFIG = "cfg.json"
-"""The file by which a folder is known to hold a dictionary."""
 
 
 class SetFile(msgspec.Struct):
@@ -42,11 +43,12 @@ class SetInfo(msgspec.Struct, frozen=True):
     dictionary_bytes: int
 
 
-class Opening(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Opening:
     """What `open` was resolved to; a model of None is the default model, which may still have to be fetched."""
 
     model: Path | None
-    dictionaries: tuple[Path, ...]
+    dictionaries: tuple[Place, ...]
 
 
 def user_sets_dir() -> Path:
@@ -103,24 +105,12 @@ def resolve(model: str | None, dictionaries: tuple[str, ...]) -> Opening:
         content = msgspec.json.decode((Path(info.folder) / "set.json").read_bytes(), type=SetFile)
         return Opening(
             None if content.model == DEFAULT_MODEL else Path(content.model),
-            tuple(Path(info.folder) / name for name in content.dictionaries),
+            tuple(place for name in content.dictionaries for place in find(Path(info.folder) / name)),
         )
     if model is not None and not Path(model).expanduser().is_dir() and "/" not in model:
         raise BadRequest(f"With --dictionary, --model is a folder; there is none called {model!r}.", "Give its path.")
-    folders = tuple(folder for given in dictionaries for folder in _expand(Path(given).expanduser()))
+    folders = tuple(place for given in dictionaries for place in find(Path(given).expanduser()))
     return Opening(Path(model).expanduser() if model else None, folders)
-
-
-def _expand(folder: Path) -> list[Path]:
-    """The folder itself, or the dictionaries one level below it."""
-    if (folder / CONFIG).is_file() or not folder.is_dir():
-        return [folder]
-    inside = sorted(f.parent for f in folder.glob(f"*/{CONFIG}"))
-    if not inside:
-        raise DictionaryMissing(
-            f"{folder} holds no dictionary.", "Give a folder with cfg.json and sae_weights.safetensors."
-        )
-    return inside
 
 
 def write_set(folder: Path, model: str, dictionaries: list[str], description: str) -> None:

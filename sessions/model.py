@@ -21,6 +21,7 @@ from engine.protocol import (
     FeaturesResult,
     ImpactResult,
     Intervention,
+    MemoryPlan,
     ModelInfo,
     NodeRef,
     Open,
@@ -129,6 +130,10 @@ class Session(msgspec.Struct, frozen=True):
     cards: tuple[FeatureCard, ...] = ()
     hints: dict[str, str] = {}
     """`source:index` → the tokens a feature peaks on."""
+    labels: dict[str, str] = {}
+    """`source:index` → what the features looked at are called."""
+    plan: MemoryPlan | None = None
+    """What opening needed, and where the dictionaries were kept."""
     steers: tuple[SteerRecord, ...] = ()
     evidence: tuple[EvidenceRecord, ...] = ()
     presets: tuple[Preset, ...] = ()

@@ -17,10 +17,10 @@ from engine.circuits.effects import SiteEffects
 from engine.circuits.gather import node_places
 from engine.circuits.goal import Goal, token_ids
 from engine.circuits.workspace import Workspace, workspace
+from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
-from engine.saelens_folder import read_dictionary
 from tests import tiny
 from tests.circuit_truth import Part, Plain, load
 

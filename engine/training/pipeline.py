@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.dictionary import Dictionary
+from engine.formats.saelens import read_dictionary
 from engine.hashes import model_sha256, sha256_of
 from engine.job import Job
 from engine.model import LanguageModel
-from engine.saelens_folder import read_dictionary
 from engine.sets import write_set
 from engine.sites import Site
 from engine.training.activations import ActivationStore

@@ -22,11 +22,11 @@ from engine.circuits.gather import node_places
 from engine.circuits.goal import Goal, token_ids
 from engine.circuits.states import SiteState
 from engine.circuits.workspace import Workspace, workspace
+from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
 from engine.quiet import quiet_libraries
-from engine.saelens_folder import read_dictionary
 from engine.sites import Site
 from tests.benchmarks.features import TEXT
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table
@@ -241,7 +241,7 @@ def main() -> None:
     quiet_libraries()
     print(machine(chosen.device))
     model = open_model(default_model.ensure(Job()), chosen.device, "float32")
-    dictionaries = [read_dictionary(f).to(model.device, model.dtype) for f in sets.resolve(None, ()).dictionaries]
+    dictionaries = [read_dictionary(p.path).to(model.device, model.dtype) for p in sets.resolve(None, ()).dictionaries]
     for tokens in chosen.tokens:
         measure(model, [DictionaryBasis(d) for d in dictionaries], tokens, chosen.rounds, chosen.device)
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from engine import default_model, sets
 from engine.answer import Answer, Question
 from engine.features import read_prompt
+from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.quiet import quiet_libraries
-from engine.saelens_folder import read_dictionary
 from tests import tiny
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table
 
@@ -51,7 +51,7 @@ class Case:
 def default_case() -> Case:
     folder = default_model.ensure(Job())
     ids = open_model(folder, "cpu").tokenizer.encode(TEXT, bos=False)
-    return Case("the default set", folder, list(sets.resolve(None, ()).dictionaries), ids[:TOKENS])
+    return Case("the default set", folder, [place.path for place in sets.resolve(None, ()).dictionaries], ids[:TOKENS])
 
 
 def gpt2_case(root: Path, layers: int = 12, latents: int = 24_576) -> Case:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.protocol import (
@@ -24,7 +25,6 @@ from engine.protocol import (
     SteerResult,
     SweepResult,
 )
-from engine.saelens_folder import read_dictionary
 from engine.training.corpus import cut_contexts, read_documents
 from engine.training.feature_cards import make_cards
 from sessions.model import Preset

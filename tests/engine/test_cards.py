@@ -27,11 +27,11 @@ from engine.cards import (
     write_corpus,
 )
 from engine.errors import BadRequest, DictionaryMissing
+from engine.formats.saelens import read_dictionary
 from engine.headless import Headless
 from engine.job import Job
 from engine.loading import open_model
 from engine.protocol import CardRead, FeatureRef, HintsRead, ListHints, Open, ShowCard
-from engine.saelens_folder import read_dictionary
 from engine.training.corpus import cap_sources, cut_contexts, read_documents
 from engine.training.feature_cards import make_cards
 from tests import tiny

@@ -9,8 +9,8 @@ import pytest
 
 from engine import sets
 from engine.errors import BadRequest, DictionaryMissing, ModelMissing, SaescopeError
+from engine.formats.saelens import read_dictionary
 from engine.loading import open_model
-from engine.saelens_folder import read_dictionary
 from tests import tiny
 
 NOT_OBJECTS = [b"[1]", b'"text"', b"{", b"", b"\xff\xfe", b"[" * 100_000]

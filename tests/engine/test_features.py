@@ -15,13 +15,13 @@ import torch
 from engine.answer import Answer, Question, answer
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
 from engine.features import read_prompt
+from engine.formats.saelens import read_dictionary
 from engine.headless import Headless
 from engine.job import Job
 from engine.loading import open_model
 from engine.opening import check_fit
 from engine.protocol import FeatureRef, FeaturesFound, NextTokensFound, Open, Row, RowRead, Run
 from engine.reading import Reading
-from engine.saelens_folder import read_dictionary
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -269,7 +269,7 @@ def test_the_command_agrees_with_the_obvious_computation(default_set: Path) -> N
         _, cache = bridge.run_with_cache(torch.tensor([ids]))
     scores: dict[tuple[str, int], float] = {}
     rows: dict[str, torch.Tensor] = {}
-    for folder in sets.resolve(None, ()).dictionaries:
+    for folder in (place.path for place in sets.resolve(None, ()).dictionaries):
         sae = SAE.load_from_disk(folder)
         with torch.no_grad():
             rows[folder.name] = sae.encode(cache[sae.cfg.metadata.hook_name][0])

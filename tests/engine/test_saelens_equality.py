@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import DictionaryMismatch, DictionaryMissing
-from engine.saelens_folder import read_dictionary
+from engine.formats.saelens import read_dictionary
 from tests import tiny
 
 HOOK = "blocks.1.hook_resid_post"

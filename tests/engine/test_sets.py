@@ -8,8 +8,8 @@ import pytest
 
 from engine import default_model, sets
 from engine.errors import BadRequest, DictionaryMissing
+from engine.formats.saelens import read_dictionary
 from engine.opening import bos_rule
-from engine.saelens_folder import read_dictionary
 from tests import tiny
 
 
@@ -26,9 +26,9 @@ def test_the_default_set_is_what_ships() -> None:
     opening = sets.resolve(None, ())
     assert opening.model is None
     assert len(opening.dictionaries) == 6
-    layers = [read_dictionary(folder).site.layer for folder in opening.dictionaries]
+    layers = [read_dictionary(place.path).site.layer for place in opening.dictionaries]
     assert layers == sorted(layers)
-    assert all(folder.name.startswith(f"{layer}-") for folder, layer in zip(opening.dictionaries, layers, strict=True))
+    assert all(p.path.name.startswith(f"{layer}-") for p, layer in zip(opening.dictionaries, layers, strict=True))
 
 
 def test_sets_of_the_user_are_listed_after_the_default(own_set: Path, llama_folder: Path) -> None:
@@ -39,7 +39,7 @@ def test_sets_of_the_user_are_listed_after_the_default(own_set: Path, llama_fold
     assert mine.dictionary_bytes > 1000
     opening = sets.resolve("mine", ())
     assert opening.model == llama_folder
-    assert [f.name for f in opening.dictionaries] == ["1-res-own", "2-res-own"]
+    assert [p.path.name for p in opening.dictionaries] == ["1-res-own", "2-res-own"]
 
 
 def test_a_damaged_set_does_not_hide_the_others(own_set: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_damaged_set_does_not_hide_the_others(own_set: Path) -> None:
 def test_a_folder_of_dictionaries_means_all_of_them(own_set: Path) -> None:
     opening = sets.resolve(None, (str(own_set),))
     assert opening.model is None
-    assert [f.name for f in opening.dictionaries] == ["1-res-own", "2-res-own"]
+    assert [p.path.name for p in opening.dictionaries] == ["1-res-own", "2-res-own"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path, llama_folder: Path) -> None:

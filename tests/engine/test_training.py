@@ -10,11 +10,11 @@ import torch
 
 from engine.cards import has_cards, read_card
 from engine.errors import BadRequest, Cancelled
+from engine.formats.saelens import read_dictionary
 from engine.headless import Headless
 from engine.job import Job
 from engine.loading import open_model
 from engine.protocol import Event, FeaturesFound, Open, Progress, Run
-from engine.saelens_folder import read_dictionary
 from engine.sites import Site
 from engine.training.activations import ActivationStore, shuffled_batches
 from engine.training.corpus import cut_contexts, read_documents

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, DictionaryMissing
+from engine.formats.find import CONFIG
 from engine.hashes import sha256_of
 from engine.jsonfile import read_object
-from engine.sets import CONFIG
+from engine.places import Place
 from engine.sites import Site, parse_hook
 from engine.text import visible
 
@@ -82,6 +83,11 @@ def _from_flat(raw: dict[str, Any]) -> dict[str, Any]:
     flat.setdefault("prepend_bos", True)
     flat["metadata"] = {k: flat.get(k) for k in _METADATA}
     return flat
+
+
+def read(place: Place) -> Dictionary:
+    """The dictionary at a place of form `saelens`; errors as `read_dictionary`."""
+    return read_dictionary(place.path, place.source)
 
 
 def read_dictionary(folder: Path, source: str | None = None) -> Dictionary:
