@@ -133,11 +133,11 @@ def _hits(readings: Sequence[Reading], found: list[_Found], question: Question) 
                 source=readings[site].dictionary.source,
                 index=int(found[site].candidates[place]),
                 activation=_aggregate(row[skip:], question.rank),
-                position=skip + int(row[skip:].argmax()),
+                position=skip + int(row[skip:].abs().argmax()),
                 values=plain_numbers(row),
             )
         )
-    hits.sort(key=lambda hit: -hit.activation)
+    hits.sort(key=lambda hit: -abs(hit.activation))
     return tuple(hits)
 
 
@@ -153,7 +153,8 @@ def _chosen(ranked: list[_Ranked], question: Question) -> list[_Ranked]:
 
 
 def _aggregate(row: Tensor, rank: Rank) -> float:
-    value = row.max() if rank == "max" else row.sum() if rank == "sum" else row.mean()
+    """Of a feature's row what it is ranked by: where activations have signs, by their sizes."""
+    value = row[row.abs().argmax()] if rank == "max" else row.abs().sum() if rank == "sum" else row.abs().mean()
     return float(value)
 
 
@@ -170,10 +171,10 @@ def _per_token(found: list[_Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...
             TokenFeature(site, index, value)
             for site in range(len(found))
             for value, index in zip(values[site][token], indices[site][token], strict=True)
-            if value > 0
+            if value != 0
         ]
-        features.sort(key=lambda f: -f.activation)
+        features.sort(key=lambda f: -abs(f.activation))
         rows.append(tuple(features))
-        shares = (f.activation / scales[f.site] for f in features if scales[f.site] and not sinks[f.site][token])
+        shares = (abs(f.activation) / scales[f.site] for f in features if scales[f.site] and not sinks[f.site][token])
         strength.append(max(shares, default=0.0))
     return tuple(rows), tuple(strength)

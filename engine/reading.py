@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.dictionary import Dictionary, Sparse
+from engine.dictionary import Dictionary
+from engine.encoding.sparse import Sparse
 from engine.protocol import Rank
 
 _BLOCK_ELEMENTS = 1 << 25
@@ -27,7 +28,9 @@ class Reading:
         skip: how many leading positions count neither for rankings nor for figures.
         sums: keep the sums over positions too; rankings by sum or mean need them.
 
-    Everything stays on the dictionary's device; nothing here waits for a GPU.
+    Where activations may be negative, they rank by their size: the strongest of a token, aggregates and the largest
+    of all are told by |f|, and rows have their sign. Everything stays on the dictionary's device; nothing here waits
+    for a GPU.
     """
 
     def __init__(self, dictionary: Dictionary, tokens: int, keep: int, skip: int, *, sums: bool = False) -> None:
@@ -35,6 +38,7 @@ class Reading:
         self.dictionary = dictionary
         self.skip = skip
         self.counted = tokens - skip
+        self._tokens = tokens
         self._sums = sums
         self.filled = 0
         self._keep = max(1, min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae))
@@ -48,27 +52,33 @@ class Reading:
         self._squared_error = torch.zeros((), device=device)
 
     def add(self, x: Tensor) -> None:
-        """Take the next rows x [n, d_in]."""
-        step = max(1, _BLOCK_ELEMENTS // self.dictionary.d_sae)
+        """Take the next rows x [n, d_in]; a dictionary that needs the whole prompt encodes with the last of them."""
         self._x.append(x)
+        if self.dictionary.whole_prompt:
+            self.filled += len(x)
+            if self.filled == self._tokens:
+                self._add_block(self.x, 0)
+            return
+        step = max(1, _BLOCK_ELEMENTS // self.dictionary.d_sae)
         for start in range(0, len(x), step):
-            self._add_block(x[start : start + step])
+            block = x[start : start + step]
+            self._add_block(block, self.filled)
+            self.filled += len(block)
 
-    def _add_block(self, x: Tensor) -> None:
-        place = slice(self.filled, self.filled + len(x))
-        first = max(0, self.skip - self.filled)
-        if self.dictionary.kind == "topk":
+    def _add_block(self, x: Tensor, start: int) -> None:
+        place = slice(start, start + len(x))
+        first = max(0, self.skip - start)
+        if self.dictionary.selects:
             self._add_sparse(x, place, first)
         else:
             self._add_dense(x, place, first)
-        self.filled += len(x)
 
     def _add_sparse(self, x: Tensor, place: slice, first: int) -> None:
-        sparse = self.dictionary.encode_sparse(x, screen=True)
+        sparse = self.dictionary.encode_sparse(x, screen=True, whole=True)
         self._sparse.append(sparse)
         self.top_values[place] = sparse.values[:, : self._keep]
         self.top_indices[place] = sparse.indices[:, : self._keep]
-        values, indices = sparse.values[first:].flatten(), sparse.indices[first:].flatten()
+        values, indices = self._sizes(sparse.values[first:]).flatten(), sparse.indices[first:].flatten()
         self.maximum.scatter_reduce_(0, indices, values, "amax")
         self.total.scatter_add_(0, indices, values)
         self._active += torch.count_nonzero(values)
@@ -76,10 +86,12 @@ class Reading:
             self._add_error(x, self.dictionary.decode_sparse(sparse, x), first)
 
     def _add_dense(self, x: Tensor, place: slice, first: int) -> None:
-        dense = self.dictionary.encode(x, screen=True)
-        top = dense.topk(self._keep, dim=1)
-        self.top_values[place], self.top_indices[place] = top.values, top.indices
-        counted = dense[first:]
+        dense = self.dictionary.encode(x, screen=True, whole=True)
+        sizes = self._sizes(dense)
+        top = sizes.topk(self._keep, dim=1)
+        self.top_values[place] = dense.gather(1, top.indices) if self.dictionary.signed else top.values
+        self.top_indices[place] = top.indices
+        counted = sizes[first:]
         if len(counted):
             self.maximum = torch.maximum(self.maximum, counted.amax(0))
             self._active += torch.count_nonzero(counted)
@@ -88,6 +100,9 @@ class Reading:
         if not self.dictionary.is_transcoder:
             few_or_all = self.dictionary.decode_active if dense.device.type == "cpu" else self.dictionary.decode
             self._add_error(x, few_or_all(dense, x), first)
+
+    def _sizes(self, activations: Tensor) -> Tensor:
+        return activations.abs() if self.dictionary.signed else activations
 
     def _add_error(self, x: Tensor, reconstruction: Tensor, first: int) -> None:
         self._squared_error += (x.float() - reconstruction)[first:].square().sum()
@@ -111,14 +126,14 @@ class Reading:
         return self._sparse[0]
 
     def aggregate(self, rank: Rank) -> Tensor:
-        """[d_sae]: maximum, sum or mean of every feature over the ranked positions."""
+        """[d_sae]: maximum, sum or mean of every feature's size over the ranked positions."""
         if rank == "max":
             return self.maximum
         return self.total if rank == "sum" else self.total / max(self.counted, 1)
 
     def rows(self, indices: Tensor) -> Tensor:
         """A few features [m] on every token, rescored in float32 → [m, tokens]."""
-        return self.dictionary.feature_rows(self.x, indices, self.sparse)
+        return self.dictionary.feature_rows(self.x, indices, self.sparse, whole=True)
 
     def row(self, index: int) -> Tensor:
         """One feature on every token → [tokens]."""
@@ -133,7 +148,7 @@ class Reading:
 
     def strongest(self) -> Tensor:
         """The largest activation on a counted token that is no sink; where all are sinks, the largest of all."""
-        best = self.top_values[:, 0].masked_fill(self.sinks(), 0)[self.skip :].max()
+        best = self._sizes(self.top_values[:, 0]).masked_fill(self.sinks(), 0)[self.skip :].max()
         return torch.where(best > 0, best, self.maximum.max())
 
     def l0(self) -> Tensor:

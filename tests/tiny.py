@@ -31,7 +31,28 @@ def model(family: str, seed: int = 0) -> Any:
     configs: dict[str, tuple[Any, Any]] = {
         "llama": (hf.LlamaForCausalLM, hf.LlamaConfig(**llama_like, pad_token_id=257)),
         "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config(**llama_like)),
+        "qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config(**llama_like, head_dim=8)),
+        "gemma": (hf.GemmaForCausalLM, hf.GemmaConfig(**llama_like, head_dim=8)),
         "gemma2": (hf.Gemma2ForCausalLM, hf.Gemma2Config(**llama_like, head_dim=8, query_pre_attn_scalar=8)),
+        "gemma3": (hf.Gemma3ForCausalLM, hf.Gemma3TextConfig(**llama_like, head_dim=8, query_pre_attn_scalar=8)),
+        "gemma3_with_images": (
+            hf.Gemma3ForConditionalGeneration,
+            hf.Gemma3Config(
+                text_config=llama_like | {"head_dim": 8, "query_pre_attn_scalar": 8},
+                vision_config={
+                    "hidden_size": 16,
+                    "intermediate_size": 16,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "image_size": 28,
+                    "patch_size": 14,
+                },
+                mm_tokens_per_image=4,
+                eoi_token_index=290,
+                boi_token_index=291,
+                image_token_index=292,
+            ),
+        ),
         "gpt2": (
             hf.GPT2LMHeadModel,
             hf.GPT2Config(**common, n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=128),
@@ -95,15 +116,20 @@ def save_model(built: Any, folder: Path) -> Path:
 
 
 def sae(architecture: str, *, hook: str, d_in: int = D_MODEL, seed: int = 1, **settings: Any) -> Any:
-    """A random dictionary of a SAELens class, its weights such that a good part of it fires."""
+    """A random dictionary of a SAELens class, its weights such that a good part of it fires.
+
+    Matching pursuit gets decoder rows of norm 1, without which what is left would grow with every step.
+    """
     import torch
     from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
 
     sae_class, config_class = get_sae_class(architecture)
     options: dict[str, Any] = {"d_in": d_in, "d_sae": D_SAE, **settings}
-    if architecture == "topk":
+    if architecture in {"topk", "abstopk"}:
         options.setdefault("k", K)
+    if architecture == "temporal":
+        options = {"n_heads": 4, "bottleneck_factor": 8, "kval_topk": K} | options
     if "transcoder" in architecture:
         options.setdefault("d_out", d_in)
         options.setdefault("apply_b_dec_to_input", False)
@@ -116,6 +142,8 @@ def sae(architecture: str, *, hook: str, d_in: int = D_MODEL, seed: int = 1, **s
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
             if name == "threshold":
                 parameter.abs_()
+            if architecture == "matching_pursuit" and name == "W_dec":
+                parameter.div_(parameter.norm(dim=1, keepdim=True))
     return built
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.dictionary import Dictionary
+from engine.errors import BadRequest
 from engine.sites import Site
 
 _BLOCK = 1 << 24
@@ -62,9 +63,19 @@ class Basis(Protocol):
 
 
 class DictionaryBasis:
-    """Features of a sparse autoencoder or transcoder."""
+    """Features of a sparse autoencoder or transcoder.
+
+    Raises:
+        BadRequest: a temporal dictionary.
+    """
 
     def __init__(self, dictionary: Dictionary) -> None:
+        if dictionary.whole_prompt:
+            raise BadRequest(
+                f"{dictionary.source} is a temporal dictionary: its features depend on the tokens before, "
+                "which circuits do not follow.",
+                "Trace with other dictionaries.",
+            )
         self.dictionary = dictionary
         self.source = dictionary.source
         self.read_site = dictionary.site

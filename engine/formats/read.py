@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.dictionary import Dictionary
-from engine.formats import saelens
+from engine.encoding.describing import add_notes
+from engine.formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    neurons,
+    notebook,
+    released,
+    saelens,
+    sparsify,
+)
 from engine.places import Place
 
 READERS: dict[str, Callable[[Place], Dictionary]] = {
     "saelens": saelens.read,
+    "dictionary_learning": dictionary_learning.read,
+    "notebook": notebook.read,
+    "sparsify": sparsify.read,
+    "gemma_scope": gemma_scope.read,
+    "circuit_tracer": circuit_tracer.read,
+    "neurons": neurons.read,
+    "released": released.read,
 }
 
 
@@ -24,4 +41,4 @@ def read(place: Place) -> Dictionary:
     dictionary.place = place
     if place.neuronpedia is not None:
         dictionary.metadata["neuronpedia_id"] = place.neuronpedia
-    return dictionary
+    return add_notes(dictionary)

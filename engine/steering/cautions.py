@@ -9,7 +9,7 @@ from engine.opening import OpenSet
 from engine.sites import Site
 from engine.steering_results import Intervention
 
-_BEFORE_ATTENTION = {"resid_pre", "embed"}
+_BEFORE_ATTENTION = {"resid_pre", "embed", "ln1_normalized"}
 _NEUTRAL = {"add": 0.0, "scale": 1.0, "rescale": 1.0}
 
 

@@ -173,9 +173,9 @@ class _Compared:
             return
         old, new = self.dictionary.encode(before)[counted], self.dictionary.encode(after)[counted]
         self._reconstructions(old, before[counted], new, after[counted])
-        self.fires_before |= (old > 0).any(0)
-        self.fires_after |= (new > 0).any(0)
-        self.largest = max(self.largest, float(old.max()))
+        self.fires_before |= (old != 0).any(0)
+        self.fires_after |= (new != 0).any(0)
+        self.largest = max(self.largest, float(old.abs().max()))
         most, row = (new - old).abs().max(0)
         more = most > self.most
         everyone = torch.arange(len(most), device=most.device)

@@ -21,15 +21,37 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("standard", {"normalize_activations": "layer_norm"}),
     ("standard", {"normalize_activations": "constant_norm_rescale"}),
     ("topk", {}),
+    ("topk", {"apply_b_dec_to_input": False, "k": 3}),
     ("topk", {"k": 3, "rescale_acts_by_decoder_norm": True}),
     ("topk", {"normalize_activations": "layer_norm"}),
+    ("abstopk", {}),
+    ("abstopk", {"rescale_acts_by_decoder_norm": True, "normalize_activations": "constant_norm_rescale"}),
     ("jumprelu", {}),
+    ("jumprelu", {"apply_b_dec_to_input": False, "normalize_activations": "layer_norm"}),
     ("gated", {}),
+    ("gated", {"apply_b_dec_to_input": False, "normalize_activations": "constant_norm_rescale"}),
     ("transcoder", {}),
     ("transcoder", {"d_out": 48}),
+    ("transcoder", {"normalize_activations": "layer_norm"}),
     ("skip_transcoder", {}),
+    ("skip_transcoder", {"normalize_activations": "constant_norm_rescale"}),
     ("jumprelu_transcoder", {}),
-    ("jumprelu_skip_transcoder", {}),
+    ("jumprelu_skip_transcoder", {"d_out": 48}),
+    ("matching_pursuit", {}),
+    ("matching_pursuit", {"residual_threshold": 6.0}),
+    ("matching_pursuit", {"residual_threshold": 0.0, "max_iterations": 5, "apply_b_dec_to_input": False}),
+    ("matching_pursuit", {"stop_on_duplicate_support": False, "residual_threshold": 3.0, "max_iterations": 40}),
+    ("matching_pursuit", {"normalize_activations": "layer_norm"}),
+]
+TEMPORAL: list[dict[str, Any]] = [
+    {},
+    {"sae_diff_type": "relu"},
+    {"kval_topk": None},
+    {"n_attn_layers": 2, "tied_weights": False},
+    {"tied_weights": False, "apply_b_dec_to_input": False},
+    {"apply_b_dec_to_input": False},
+    {"normalize_activations": "constant_scalar_rescale", "activation_normalization_factor": 0.4},
+    {"normalize_activations": "layer_norm"},
 ]
 
 
@@ -37,22 +59,79 @@ def _inputs(rows: int = 40, width: int = tiny.D_MODEL) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(3)) * 2 + 0.3
 
 
-@pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
-def test_encode_and_decode_equal_saelens(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
+def _theirs(folder: Path) -> Any:
     from sae_lens import SAE
 
+    return SAE.load_from_disk(folder, dtype="float32")
+
+
+def test_every_architecture_of_saelens_is_held_equal() -> None:
+    from sae_lens.registry import SAE_CLASS_REGISTRY
+
+    assert {architecture for architecture, _ in CASES} | {"temporal"} == set(SAE_CLASS_REGISTRY)
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
+def test_encode_and_decode_equal_saelens(tmp_path: Path, architecture: str, settings: dict[str, Any]) -> None:
     folder = tiny.save_dictionary(tmp_path / "d", architecture, **settings)
-    theirs = SAE.load_from_disk(folder)
+    theirs = _theirs(folder)
     ours = read_dictionary(folder)
     x = _inputs()
     with torch.no_grad():
         expected = theirs.encode(x)
         reconstruction = theirs(x)
     activations = ours.encode(x)
-    assert (expected > 0).any()
+    assert (expected != 0).any()
     assert (expected == 0).any()
+    assert bool((expected < 0).any()) == ours.signed
     torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.decode(activations, x), reconstruction, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.decode_active(activations, x), reconstruction, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", TEMPORAL, ids=lambda c: str(c))
+def test_temporal_dictionaries_equal_saelens_on_a_whole_prompt(tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", "temporal", **settings)
+    theirs, ours, x = _theirs(folder), read_dictionary(folder), _inputs()
+    with torch.no_grad():
+        expected, predicted = theirs.encode_with_predictions(x[None])
+        novel, reconstruction = theirs.decode(expected)[0], theirs(x[None])[0]
+    assert (expected > 0).any()
+    assert predicted.abs().max() > 1e-3
+    activations = ours.encode(x, whole=True)
+    torch.testing.assert_close(activations, expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.decode(activations, x), reconstruction, rtol=1e-4, atol=1e-4)
+    if "normalize_activations" not in settings:  # what undoes it is known from x alone
+        torch.testing.assert_close(ours.decode(activations), novel, rtol=1e-5, atol=1e-5)
+    if ours.selects:
+        sparse = ours.encode_sparse(x, whole=True)
+        torch.testing.assert_close(ours.densify(sparse), activations)
+        torch.testing.assert_close(ours.decode_sparse(sparse, x), reconstruction, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit"])
+def test_head_outputs_are_read_flat(tmp_path: Path, architecture: str) -> None:
+    hook = "blocks.1.attn.hook_z"
+    folder = tiny.save_dictionary(tmp_path / "d", architecture, hook=hook, reshape_activations="hook_z")
+    theirs, ours, x = _theirs(folder), read_dictionary(folder), _inputs()
+    with torch.no_grad():
+        expected, rebuilt = theirs.encode(x.view(-1, 4, 8)), theirs(x.view(-1, 4, 8))
+    torch.testing.assert_close(ours.encode(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.decode(ours.encode(x), x), rebuilt.flatten(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "matching_pursuit"])
+def test_other_precisions_on_disk_compute_in_float32(tmp_path: Path, architecture: str, dtype: torch.dtype) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", architecture)
+    file = folder / "sae_weights.safetensors"
+    save_file({k: v.to(dtype) for k, v in load_file(file).items()}, file)
+    theirs, ours, x = _theirs(folder), read_dictionary(folder), _inputs()
+    with torch.no_grad():
+        expected, rebuilt = theirs.encode(x), theirs(x)
+    assert ours.encode(x).dtype == torch.float32
+    torch.testing.assert_close(ours.encode(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.decode(ours.encode(x), x), rebuilt, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "settings"), CASES, ids=lambda c: str(c))
@@ -135,18 +214,20 @@ def test_centring_is_honoured_and_said(tmp_path: Path) -> None:
     assert "centred" in centred.formula
 
 
-def test_half_precision_on_disk_computes_in_float32(tmp_path: Path) -> None:
-    folder = tiny.save_dictionary(tmp_path / "d", "topk")
-    file = folder / "sae_weights.safetensors"
-    save_file({k: v.half() for k, v in load_file(file).items()}, file)
-    assert read_dictionary(folder).encode(_inputs()).dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"normalize_activations": "expected_average_only_in"}, DictionaryMismatch, "not folded"),
-        ({"architecture": "temporal"}, DictionaryMismatch, "temporal"),
+        ({"normalize_activations": "covariance_whitening"}, DictionaryMismatch, "whitening is not folded"),
+        ({"normalize_activations": "constant_scalar_rescale"}, DictionaryMismatch, "not known"),
+        ({"architecture": "temporal"}, DictionaryMismatch, "lacks attn_layers"),
+        ({"architecture": "skip_transcoder", "apply_b_dec_to_input": False}, DictionaryMismatch, "lacks W_skip"),
+        ({"architecture": "matching_pursuit"}, DictionaryMismatch, "holds W_enc, b_enc"),
+        ({"architecture": "crosscoder"}, DictionaryMismatch, "crosscoder"),
+        ({"architecture": "topk"}, DictionaryMismatch, "how many features"),
+        ({"architecture": "topk", "k": 0}, DictionaryMismatch, "no number of features"),
+        ({"reshape_activations": "hook_q"}, DictionaryMismatch, "hook_q"),
+        ({"architecture": "transcoder", "apply_b_dec_to_input": True}, DictionaryMismatch, "subtract b_dec"),
         ({"metadata": {"hook_name": "blocks.1.hook_nothing"}}, DictionaryMismatch, "hook_nothing"),
         ({"metadata": {"hook_name": HOOK, "hook_head_index": 2}}, DictionaryMismatch, "head"),
         ({"metadata": {"sae_lens_version": "6"}}, DictionaryMismatch, "which hook"),
@@ -160,6 +241,58 @@ def test_what_would_give_wrong_numbers_is_refused(
     config = json.loads((folder / "cfg.json").read_text()) | change
     (folder / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(error, match=words):
+        read_dictionary(folder)
+
+
+OLD = {
+    "d_in": tiny.D_MODEL,
+    "d_sae": tiny.D_SAE,
+    "dtype": "torch.float32",
+    "device": "cpu",
+    "model_name": "gpt2-small",
+    "hook_point": HOOK,
+    "hook_point_layer": 1,
+    "hook_point_head_index": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flat"),
+    [
+        ("standard", {"activation_fn_str": "relu"}),
+        ("standard", {"apply_b_dec_to_input": False, "normalize_activations": "layer_norm"}),
+        ("topk", {"architecture": "topk", "activation_fn_kwargs": {"k": 3}}),
+        ("gated", {"architecture": "gated", "normalize_activations": "constant_norm_rescale"}),
+        ("jumprelu", {"architecture": "jumprelu", "normalize_activations": None}),
+    ],
+)
+def test_flat_configurations_mean_what_saelens_makes_of_them(
+    tmp_path: Path, architecture: str, flat: dict[str, Any]
+) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", architecture)
+    (folder / "cfg.json").write_text(json.dumps(OLD | flat))
+    theirs, ours, x = _theirs(folder), read_dictionary(folder), _inputs()
+    with torch.no_grad():
+        expected, rebuilt = theirs.encode(x), theirs(x)
+    torch.testing.assert_close(ours.encode(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.decode(ours.encode(x), x), rebuilt, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        ({"normalize_activations": True}, "not folded"),
+        ({"activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ({"activation_fn_str": "topk"}, "activation function topk"),
+        ({"hook_point_head_index": 3}, "single attention head"),
+    ],
+)
+def test_flat_configurations_that_saelens_would_misread_are_refused(
+    tmp_path: Path, flat: dict[str, Any], words: str
+) -> None:
+    folder = tiny.save_dictionary(tmp_path / "d", "standard")
+    (folder / "cfg.json").write_text(json.dumps(OLD | flat))
+    with pytest.raises(DictionaryMismatch, match=words):
         read_dictionary(folder)
 
 

@@ -1,0 +1,156 @@
+"""Reading a published dictionary from its files, whichever of SAELens' loaders its release needs.
+
+SAELens' own folders are read without that package. For the others its loader runs, with files that are on this machine
+in place of downloads: the rules by which a hundred releases are named stay in one place, and nothing asks a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from engine.dictionary import Dictionary
+from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
+from engine.formats import saelens, tensors
+from engine.hashes import sha256_of
+from engine.jsonfile import read_object
+from engine.places import Place
+from engine.quiet import quiet_libraries
+from engine.registry import SAE_LENS
+from engine.text import visible
+
+_SUMMED = "mntss_clt_layer_transcoder"
+_SUMMED_NOTE = (
+    "One layer of a cross-layer transcoder with its decoders summed: activations are right, reconstructions are not."
+)
+_EMBEDDING_NOTE = "Read at the embedding before Gemma scales it: SAELens' loader takes √d_model into the weights."
+_one_at_a_time = threading.Lock()
+
+
+def read(place: Place) -> Dictionary:
+    """The dictionary at a place that `engine.hub` found.
+
+    Raises:
+        DictionaryMissing: a file is absent or damaged.
+        DictionaryMismatch: it is not what its loader expects, or asks for something that would give wrong numbers.
+    """
+    loader = place.extra["loader"]
+    for file in place.extra["files"].values():
+        if not Path(file).is_file():
+            raise DictionaryMissing(f"There is no file {file}.", f"`saescope get dictionary {place.release}`.")
+    settings, state = _own(place) if loader == SAE_LENS else _through_sae_lens(place, loader)
+    dictionary = saelens.build(place, settings, state, _hash(place))
+    dictionary.form = f"SAELens release ({loader})" if loader != SAE_LENS else "SAELens release"
+    if loader == _SUMMED:
+        dictionary.notes += (_SUMMED_NOTE,)
+    if loader == "gemma_2" and "embedding" in place.extra["path"]:
+        dictionary.notes += (_EMBEDDING_NOTE,)
+    return dictionary
+
+
+def _hash(place: Place) -> str:
+    parts = [sha256_of(file) for file in place.weights]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+# --- SAELens' own folders -------------------------------------------------------------------------------------------
+
+
+def _own(place: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    files = {name.rpartition("/")[2]: Path(path) for name, path in place.extra["files"].items()}
+    try:
+        settings = read_object(files["cfg.json"])
+    except ValueError as error:
+        raise DictionaryMissing(f"{files['cfg.json']} is not valid JSON ({error}).", tensors.AGAIN) from None
+    settings |= place.extra["config_overrides"]
+    if isinstance(settings.get("metadata"), dict):  # in new files what describes the model lies one level below
+        settings["metadata"] = settings["metadata"] | place.extra["config_overrides"]
+    weights = tensors.load(files["sae_weights.safetensors"])
+    state = {name: weights.tensor(name) for name in weights.names}
+    scale = state.pop("scaling_factor", None)
+    if scale is not None and not torch.allclose(scale, torch.ones_like(scale)):
+        raise DictionaryMismatch(
+            f"{place.release} has a scaling factor per feature, which no current version of SAELens applies.",
+            "Use another dictionary.",
+        )
+    return settings, state
+
+
+# --- through SAELens' loaders ---------------------------------------------------------------------------------------
+
+
+def _through_sae_lens(place: Place, loader: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    quiet_libraries()
+    loaders = import_module("sae_lens.loading.pretrained_sae_loaders")
+    overrides = {
+        **place.extra["config_overrides"],
+        "neuronpedia_id": place.neuronpedia,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    with _one_at_a_time, _on_this_machine(loaders, place), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            settings, state, _ = loaders.NAMED_PRETRAINED_SAE_LOADERS[loader](
+                repo_id=place.extra["repo"],
+                folder_name=place.extra["path"],
+                device="cpu",
+                force_download=False,
+                cfg_overrides=overrides,
+            )
+        except SaescopeError:
+            raise
+        except Exception as error:  # whatever files that are not what a loader expects lead to
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DictionaryMismatch(
+                f"SAELens' loader cannot read {place.release} ({visible(what)[:200]}).", tensors.AGAIN
+            ) from None
+    return settings, {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+@contextmanager
+def _on_this_machine(loaders: ModuleType, place: Place) -> Iterator[None]:
+    """SAELens' loaders with our files where they would download, and our check where they would unpickle."""
+    files: Mapping[str, str] = place.extra["files"]
+    absent: type[Exception] = loaders.EntryNotFoundError
+
+    def local_file(repo_id: str, filename: str, subfolder: str | None = None, **_: object) -> str:
+        name = f"{subfolder}/{filename}" if subfolder else filename
+        if name not in files:
+            raise absent(f"{repo_id} has no {name} on this machine.")
+        return files[name]
+
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        with safe_open(local_file(repo_id, filename), framework="pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    ours = {"hf_hub_download": local_file, "get_safetensors_tensor_shapes": shapes, "torch": _CheckedTorch()}
+    theirs = {name: getattr(loaders, name) for name in ours}
+    try:
+        for name, value in ours.items():
+            setattr(loaders, name, value)
+        yield
+    finally:
+        for name, value in theirs.items():
+            setattr(loaders, name, value)
+
+
+class _CheckedTorch:
+    """torch, but a pickle is opened by `engine.formats.tensors`, which runs nothing of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def load(self, path: str, **_: object) -> Mapping[str, Any]:
+        return tensors.load(Path(path)).entries
