@@ -12,6 +12,7 @@ from engine.errors import BadRequest
 from engine.features import Readings, read_prompt
 from engine.job import Job
 from engine.knowledge import feature_card, hint
+from engine.labels.answers import best_labels, search, set_label
 from engine.memory import memory_in_use
 from engine.opening import OpenSet, describe, open_set
 from engine.protocol import (
@@ -24,6 +25,8 @@ from engine.protocol import (
     FeaturesResult,
     HintsRead,
     ImpactFound,
+    LabelSet,
+    LabelsFound,
     ListHints,
     MeasureControl,
     MeasureFaithfulness,
@@ -37,6 +40,8 @@ from engine.protocol import (
     Row,
     RowRead,
     Run,
+    SearchLabels,
+    SetLabel,
     ShowCard,
     Steer,
     Tokenised,
@@ -83,7 +88,13 @@ class Engine:
             case ShowCard():
                 job.emit(CardRead(id=job.id, card=feature_card(self.opened, request.feature)))
             case ListHints():
-                job.emit(HintsRead(id=job.id, hints={str(f): hint(self.opened, f) for f in request.features}))
+                hints = {str(f): hint(self.opened, f) for f in request.features}
+                job.emit(HintsRead(id=job.id, hints=hints, labels=best_labels(self.opened, request.features)))
+            case SearchLabels():
+                job.emit(LabelsFound(id=job.id, result=search(self.opened, request)))
+            case SetLabel():
+                labels = set_label(self.opened, request)
+                job.emit(LabelSet(id=job.id, feature=request.feature, labels=labels))
             case Prepare():
                 self._steering().prepare(request, job)
             case Steer():
@@ -134,6 +145,7 @@ class Engine:
                 dictionaries=tuple(map(describe, self._opened.dictionaries.values())),
                 memory=memory_in_use(self._opened.model.device),
                 seconds=time.perf_counter() - started,
+                plan=self._opened.plan,
             )
         )
 
@@ -150,7 +162,7 @@ class Engine:
             "rank": request.rank,
             "first_position": "ranked" if request.keep_sinks or len(ids) == 1 else "left out",
             "top": request.top,
-            "activations": "raw",
+            "activations": "f·‖W_dec‖" if opened.folded else "raw",
         }
 
         def found(answer: Answer) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine import fake_circuit, fake_steering
+from engine import fake_circuit, fake_labels, fake_steering
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.protocol import (
@@ -33,6 +33,8 @@ from engine.protocol import (
     FeaturesResult,
     HintsRead,
     Hit,
+    LabelSet,
+    LabelsFound,
     ListHints,
     MeasureControl,
     MeasureFaithfulness,
@@ -50,6 +52,8 @@ from engine.protocol import (
     Row,
     RowRead,
     Run,
+    SearchLabels,
+    SetLabel,
     ShowCard,
     SiteFigures,
     Steer,
@@ -76,6 +80,7 @@ class FakeEngine:
         self._words: list[str] = []
         self._circuit: Circuit | None = None
         self._steering = fake_steering.FakeSteering(_PROVENANCE)
+        self._labels = fake_labels.FakeLabels(tuple(d.source for d in _DICTIONARIES))
 
     def count(self, prompt: str, chat: bool) -> Counted | None:
         return Counted(tokens=len(_words(prompt)), limit=CONTEXT) if self._open else None
@@ -89,10 +94,15 @@ class FakeEngine:
             case Row():
                 job.emit(RowRead(id=job.id, feature=request.feature, values=_row(self._words, request.feature)))
             case ShowCard():
-                job.emit(CardRead(id=job.id, card=fake_card(request.feature)))
+                card = msgspec.structs.replace(fake_card(request.feature), labels=self._labels.of(request.feature))
+                job.emit(CardRead(id=job.id, card=card))
             case ListHints():
                 hints = {str(f): f"·word{f.index % 7} ·{f.source}" for f in request.features}
-                job.emit(HintsRead(id=job.id, hints=hints))
+                job.emit(HintsRead(id=job.id, hints=hints, labels=self._labels.best(request.features)))
+            case SearchLabels():
+                job.emit(LabelsFound(id=job.id, result=self._labels.search(request)))
+            case SetLabel():
+                job.emit(LabelSet(id=job.id, feature=request.feature, labels=self._labels.put(request)))
             case Prepare():
                 pass  # whatever it asks for is at hand
             case Steer():

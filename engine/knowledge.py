@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from engine.cards import has_cards, peak_tokens, read_card
 from engine.dictionary import Dictionary
+from engine.labels.answers import labels_of
 from engine.model import LanguageModel
 from engine.opening import OpenSet
 from engine.protocol import Context, FeatureCard, FeatureRef, TokenValue
@@ -28,6 +29,7 @@ def feature_card(opened: OpenSet, feature: FeatureRef) -> FeatureCard:
             suppresses=suppresses,
             histogram=(),
             corpus_tokens=0,
+            labels=labels_of(opened, feature),
         )
     stored = read_card(dictionary.folder, feature.index)
     contexts = (
@@ -42,6 +44,7 @@ def feature_card(opened: OpenSet, feature: FeatureRef) -> FeatureCard:
         suppresses=_worded(opened.model, stored.suppresses),
         histogram=stored.histogram,
         corpus_tokens=stored.corpus_tokens,
+        labels=labels_of(opened, feature),
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from engine import norms
 from engine.architectures import FAMILIES, Side, locate
 from engine.errors import BadRequest, DictionaryMismatch
 from engine.job import Job
@@ -45,8 +46,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self.folder = folder
-        self.config: Any = hf.config
-        self._family = FAMILIES.get(self.config.model_type)
+        self.config: Any = hf.config.get_text_config()
+        self._family = FAMILIES.get(hf.config.model_type)
 
     @property
     def device(self) -> torch.device:
@@ -90,10 +91,14 @@ class LanguageModel:
             )
         if self._family is not None:
             if (found := locate(self.hf, self._family, site)) is not None:
+                if found[1] == "normalized":
+                    norms.check(found[0])
                 return found
             raise DictionaryMismatch(f"{self.name} ({self.config.model_type}) has no place called {site.hook}.")
         hooks = self._bridge.hook_dict
-        if site.hook not in hooks:
+        if (
+            site.hook not in hooks or site.kind == "hook_mlp_in"
+        ):  # the Bridge has that one everywhere and seldom calls it
             raise DictionaryMismatch(f"{self.name} ({self.config.model_type}) has no place called {site.hook}.")
         return hooks[site.hook], "out"
 
@@ -108,6 +113,8 @@ class LanguageModel:
             torch.zeros(1, 2, dtype=torch.long, device=self.device),
             {site: lambda x: widths.append(x[0, 0].numel())},
         )
+        if not widths:
+            raise DictionaryMismatch(f"A pass through {self.name} never comes by {site.hook}.")
         return widths[0]
 
     @cached_property
@@ -130,7 +137,11 @@ class LanguageModel:
                 if site.kind == "resid_mid" and self._family is not None:
                     visitor, carry = _into_the_stream(visitor)
                     handles.append(_attach(self._tap(Site("resid_post", site.layer))[0], "out", carry))
-                handles.append(_attach(module, side, visitor))
+                if side == "normalized":
+                    assert self._family is not None
+                    handles.append(_attach_inside(module, self._family.norm_offset, visitor))
+                else:
+                    handles.append(_attach(module, side, visitor))
             if job is not None and self._family is not None:
                 for block in attrgetter(self._family.blocks)(self.hf):
                     handles.append(block.register_forward_pre_hook(lambda *_: job.check()))
@@ -236,6 +247,17 @@ def _attach(module: nn.Module, side: Side, visitor: Visitor) -> torch.utils.hook
         return visitor(output)
 
     return module.register_forward_hook(after)
+
+
+def _attach_inside(norm: nn.Module, offset: float, visitor: Visitor) -> torch.utils.hooks.RemovableHandle:
+    """Hook `visitor` on what a norm holds before its weight and bias; `offset` is added to the weight."""
+
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        x = args[0] if args else kwargs["hidden_states"]
+        new = visitor(norms.normalised(norm, x))
+        return None if new is None else norms.finished(norm, new, offset, output.dtype)
+
+    return norm.register_forward_hook(after, with_kwargs=True)
 
 
 def _into_the_stream(visitor: Visitor) -> tuple[Visitor, Visitor]:

@@ -38,6 +38,8 @@ from engine.protocol import (
     Request,
     Row,
     Run,
+    SearchLabels,
+    SetLabel,
     ShowCard,
     Steer,
     Stopped,
@@ -49,7 +51,8 @@ from engine.quiet import quiet_libraries
 
 _ABOUT_CIRCUITS = Trace | MeasureFaithfulness
 _LONG = _ABOUT_CIRCUITS | MeasureControl | MeasureSweep | RankAblations
-_SHORT = Run | Row | ShowCard | ListHints | Prepare | Steer
+_LOOKED_UP = Row | ShowCard | ListHints | SearchLabels | SetLabel
+_SHORT = Run | _LOOKED_UP | Prepare | Steer
 
 
 class Answers(Protocol):
@@ -149,7 +152,8 @@ class Server:
                 self._adjust(request)
             case _:
                 kind = type(request)
-                self._stop(lambda waiting: type(waiting) is kind)
+                if not isinstance(request, SetLabel):  # a label of one feature does not replace that of another
+                    self._stop(lambda waiting: type(waiting) is kind)
                 if isinstance(request, Open | Run):  # rows of the prompt before mean nothing any more
                     self._stop(lambda waiting: isinstance(waiting, Row))
                 if isinstance(request, Open):  # nor does a circuit of what was open
@@ -162,7 +166,7 @@ class Server:
     def _lane(self, request: AnyRequest) -> _Lane:
         """What looks something up goes its own way, unless what it looks up is being read only now."""
         ready = not self._main.has(Open, Run)
-        return self._quick if ready and isinstance(request, Row | ShowCard | ListHints) else self._main
+        return self._quick if ready and isinstance(request, _LOOKED_UP) else self._main
 
     def _stop(self, matches: _Matches) -> None:
         """Cancel matching requests and say so now; the worker falls silent about them at once."""

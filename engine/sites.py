@@ -13,15 +13,33 @@ from engine.errors import BadRequest
 
 _TEMPLATES = {
     "resid_pre": "blocks.{}.hook_resid_pre",
+    "ln1_normalized": "blocks.{}.ln1.hook_normalized",
     "resid_mid": "blocks.{}.hook_resid_mid",
     "resid_post": "blocks.{}.hook_resid_post",
     "attn_out": "blocks.{}.hook_attn_out",
     "mlp_out": "blocks.{}.hook_mlp_out",
     "mlp_post": "blocks.{}.mlp.hook_post",
     "hook_z": "blocks.{}.attn.hook_z",
+    "hook_mlp_in": "blocks.{}.hook_mlp_in",
+    "ln2_normalized": "blocks.{}.ln2.hook_normalized",
+    "mlp_in": "blocks.{}.mlp.hook_in",
+    "mlp_raw_out": "blocks.{}.mlp.hook_out",
 }
-_PATTERNS = {kind: re.compile(re.escape(t).replace(r"\{\}", r"(\d+)") + r"\Z") for kind, t in _TEMPLATES.items()}
-_DEPTH_IN_BLOCK = {"resid_pre": 0, "hook_z": 1, "attn_out": 2, "resid_mid": 3, "mlp_post": 4, "mlp_out": 5}
+_BRIDGE_NAMES = {"resid_pre": "blocks.{}.hook_in", "resid_post": "blocks.{}.hook_out"}
+"""What TransformerLens' Bridge calls the same places; its other names mean different places in different models."""
+_EMBED = {"hook_embed", "embed.hook_out"}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"([0-9]{1,4})") + r"\Z")
+
+
+_PATTERNS = [(kind, _pattern(t)) for names in (_TEMPLATES, _BRIDGE_NAMES) for kind, t in names.items()]
+_ORDER = (
+    "resid_pre", "ln1_normalized", "hook_z", "attn_out", "resid_mid", "hook_mlp_in", "ln2_normalized", "mlp_in",
+    "mlp_post", "mlp_raw_out", "mlp_out", "resid_post",
+)  # fmt: skip
+"""How a forward pass meets the kinds of places in a block."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +59,21 @@ class Site:
         """Sorts sites in the order in which a forward pass meets them."""
         if self.kind == "embed":
             return (-1, 0)
-        return (self.layer, _DEPTH_IN_BLOCK.get(self.kind, 6))
+        return (self.layer, _ORDER.index(self.kind))
 
     def __str__(self) -> str:
         return self.hook
 
 
 def parse_hook(hook: str) -> Site:
-    """The site that a TransformerLens hook name means.
+    """The site that a TransformerLens hook name means, in HookedTransformer's words or in the Bridge's.
 
     Raises:
         BadRequest: the name is not one of the hooks a dictionary can read.
     """
-    if hook == "hook_embed":
+    if hook in _EMBED:
         return Site("embed", 0)
-    for kind, pattern in _PATTERNS.items():
+    for kind, pattern in _PATTERNS:
         if match := pattern.match(hook):
             return Site(kind, int(match[1]))
     known = ", ".join(t.format("L") for t in _TEMPLATES.values())

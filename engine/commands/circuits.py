@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.commands.common import (
     AsJson,
-    Bos,
     Chat,
-    Device,
-    Dictionaries,
-    Model,
     check_writable,
     one_line_errors,
-    open_request,
     print_result,
     read_prompt,
     report_progress,
     say,
 )
+from engine.commands.opening import opens_model
 from engine.errors import BadRequest
+
+if TYPE_CHECKING:
+    from engine.protocol import Open
 
 Prompt = Annotated[str | None, typer.Argument(help="The prompt; - reads standard input. Or give --pairs.")]
 Target = Annotated[
@@ -58,6 +57,7 @@ KeepFirst = Annotated[bool, typer.Option(help="Against zero: change attention si
 
 
 @one_line_errors
+@opens_model("dtype")
 def circuit(
     prompt: Prompt = None,
     target: Target = None,
@@ -84,10 +84,8 @@ def circuit(
     verify: Annotated[int, typer.Option(min=0, help="Measure so many of the strongest edges by intervention.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the circuit's JSON to this file too.")] = None,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """Which features cause a metric, and how they feed one another."""
@@ -101,7 +99,6 @@ def circuit(
         edge_threshold=edge_threshold, max_nodes=max_nodes, nodes_only=nodes_only, budget=budget, dtype=dtype,
         neurons=neurons or [], keep_first=keep_first, chat=chat,
     )  # fmt: skip
-    opening = open_request(model, dictionary, device, "auto", bos)
     found, checks = headless_circuits.circuit(opening, request, site or [], verify, report=report_progress)
     for line in found.provenance.settings.get("notes", ()):
         say(line)
@@ -115,6 +112,7 @@ def circuit(
 
 
 @one_line_errors
+@opens_model("dtype")
 def faithfulness(
     prompt: Prompt = None,
     target: Target = None,
@@ -143,10 +141,8 @@ def faithfulness(
     dtype: Precision = "float32",
     site: SiteNames = None,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """Whether a circuit's nodes are enough (faithfulness) and all there is (completeness)."""
@@ -155,7 +151,6 @@ def faithfulness(
     if prompt is not None and circuit is None and prompt.endswith(".json") and Path(prompt).is_file():
         raise BadRequest(f"{prompt} is a file, not a prompt.", f"Write --circuit {prompt}, with --pairs to measure on.")
     measured = headless_circuits.faithfulness_request(threshold or [], ablation, errors, start_layer)
-    opening = open_request(model, dictionary, device, "auto", bos)
     if circuit is not None:
         if prompt is not None or target or against or patch or site:
             raise BadRequest("A circuit file brings its own metric and nodes.", "Give only the pairs to measure on.")

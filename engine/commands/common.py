@@ -7,27 +7,16 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
 from engine.errors import BadRequest, Cancelled, SaescopeError
 from engine.text import visible
 
-if TYPE_CHECKING:
-    from engine.protocol import Open
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A Hugging Face model folder, or the name of a set.")]
-Dictionaries = Annotated[
-    list[str] | None,
-    typer.Option("--dictionary", "-d", help="A SAELens folder, or a folder of them; may be repeated."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16. auto is float32 on a CPU.")]
-Bos = Annotated[str, typer.Option(help="Begin prompts with BOS: auto (as the dictionaries were trained), on or off.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap the prompt in the model's chat template.")]
 
@@ -57,20 +46,6 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 def say(text: str) -> None:
     """One line on standard error; names in it may come from a model's files, and a terminal would obey them."""
     typer.echo(f"saescope: {visible(' '.join(text.split()))}", err=True)
-
-
-def open_request(model: str | None, dictionary: list[str] | None, device: str, dtype: str, bos: str) -> Open:
-    """What to open, from the options every command has."""
-    from engine.protocol import Open
-
-    return Open(id=1, model=model, dictionaries=tuple(dictionary or ()), device=device, dtype=dtype, bos=bos_rule(bos))
-
-
-def bos_rule(rule: str) -> Any:
-    """A BOS rule as typed, or typer's error."""
-    if rule not in {"auto", "on", "off"}:
-        raise typer.BadParameter("use auto, on or off", param_hint="--bos")
-    return rule
 
 
 def read_prompt(given: str) -> str:

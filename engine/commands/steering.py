@@ -8,23 +8,18 @@ import typer
 
 from engine.commands.common import (
     AsJson,
-    Bos,
     Chat,
-    Device,
-    Dictionaries,
-    Dtype,
-    Model,
     one_line_errors,
-    open_request,
     print_result,
     read_prompt,
     report_progress,
     say,
 )
 from engine.commands.groups import preset_reader, typed
+from engine.commands.opening import opens_model
 
 if TYPE_CHECKING:
-    from engine.protocol import Intervention
+    from engine.protocol import Intervention, Open
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -46,6 +41,7 @@ DropError = Annotated[
 
 
 @one_line_errors
+@opens_model()
 def steer(
     context: typer.Context,
     prompt: Prompt,
@@ -69,11 +65,8 @@ def steer(
         ),
     ] = None,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """Continue a prompt plain and with features turned up or down, from the same random numbers.
@@ -91,7 +84,7 @@ def steer(
         watch=watch or [],
     )  # fmt: skip
     found = headless_steering.steer(
-        open_request(model, dictionary, device, dtype, bos), request, runs=runs, control=control, changes=changes,
+        opening, request, runs=runs, control=control, changes=changes,
         maxima=not json, report=report_progress,
     )  # fmt: skip
     for run in found.runs:
@@ -102,6 +95,7 @@ def steer(
 
 
 @one_line_errors
+@opens_model()
 def sweep(
     context: typer.Context,
     prompt: Prompt,
@@ -129,11 +123,8 @@ def sweep(
     stop: Stop = None,
     watch: Watch = None,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """Steer with one feature at several strengths: dose and response, and where an answer flips."""
@@ -147,12 +138,12 @@ def sweep(
         ),
         vary - 1, strengths, controls, answer, against,
     )  # fmt: skip
-    opening = open_request(model, dictionary, device, dtype, bos)
     result, maxima = headless_steering.sweep(opening, request, maxima=not json, report=report_progress)
     print_result(headless.to_json(result), steering_reports.sweep_text(result, maxima), json)
 
 
 @one_line_errors
+@opens_model()
 def impact(
     context: typer.Context,
     prompt: Prompt,
@@ -160,11 +151,8 @@ def impact(
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Seed of the random direction.")] = 0,
     drop_error: DropError = False,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """What steering does to all other features of a prompt, beside a random direction of the same norm."""
@@ -176,12 +164,12 @@ def impact(
         id=2, prompt=read_prompt(prompt), interventions=interventions, chat=chat, keep_error=not drop_error, top=top,
         seed=seed,
     )  # fmt: skip
-    opening = open_request(model, dictionary, device, dtype, bos)
     result, maxima = headless_steering.impact(opening, request, maxima=not json, report=report_progress)
     print_result(headless.to_json(result), steering_reports.impact_text(result, maxima), json)
 
 
 @one_line_errors
+@opens_model()
 def ablate(
     prompt: Prompt,
     target: Annotated[
@@ -200,11 +188,8 @@ def ablate(
     ] = None,
     keep_first: Annotated[bool, typer.Option(help="Take features out of attention sinks too.")] = False,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """Which features matter: by activation, by attribution, and by taking them out one at a time."""
@@ -215,7 +200,6 @@ def ablate(
         id=2, prompt=read_prompt(prompt), chat=chat, target=tuple(target or ()), against=tuple(against or ()), top=top,
         candidates=candidates, keep_sinks=keep_first,
     )  # fmt: skip
-    opening = open_request(model, dictionary, device, dtype, bos)
     result = headless_steering.ablations(opening, request, site or [], report=report_progress)
     print_result(headless.to_json(result), steering_reports.ablation_text(result), json)
 

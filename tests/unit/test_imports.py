@@ -34,7 +34,8 @@ def _loaded(run_python: RunPython, statement: str, forbidden: tuple[str, ...]) -
         ("import engine.core", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
         ("import engine.training.pipeline", (*SCREEN, "sae_lens", "wandb")),
         (
-            "import sessions.export, sessions.store, sessions.quicklist, sessions.history, sessions.circuit_export",
+            "import sessions.export, sessions.store, sessions.quicklist, sessions.history, sessions.circuit_export, "
+            "sessions.links, sessions.marks, sessions.listing",
             (*MODEL_LIBRARIES, *SCREEN, "rich"),
         ),
     ],
@@ -45,7 +46,7 @@ def test_imports(run_python: RunPython, statement: str, forbidden: tuple[str, ..
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("features", "open", "circuit", "steer", "sweep"))],
+    [["--help"], *([name, "--help"] for name in ("features", "open", "circuit", "steer", "sweep", "import", "link"))],
 )
 def test_help_loads_nothing_heavy(run_python: RunPython, arguments: list[str]) -> None:
     statement = f"""

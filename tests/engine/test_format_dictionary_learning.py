@@ -1,0 +1,372 @@
+"""dictionary_learning's eight classes, read from files as it writes them, against the formulas written out here."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.dictionary import Dictionary
+from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
+from engine.formats.find import find
+from engine.formats.read import read
+from engine.places import Place
+from tests import writers
+from tests.writers import D_MODEL, D_SAE, K, State
+
+X = writers.numbers(99)(64, D_MODEL) * 2
+THRESHOLD = 0.6
+CLASSES = tuple(writers.TRAINERS)
+
+
+def relu(value: Tensor) -> Tensor:
+    return value.clamp(min=0)
+
+
+def pre(s: State, x: Tensor) -> Tensor:
+    return torch.einsum("nd,fd->nf", x, s["encoder.weight"]) + s["encoder.bias"]
+
+
+def pre_matrices(s: State, x: Tensor) -> Tensor:
+    return torch.einsum("nd,df->nf", x, s["W_enc"]) + s["b_enc"]
+
+
+def gated(s: State, x: Tensor) -> Tensor:
+    pi = torch.einsum("nd,fd->nf", x - s["decoder_bias"], s["encoder.weight"])
+    gate = torch.where(pi + s["gate_bias"] > 0, 1.0, 0.0)
+    return gate * relu(pi * s["r_mag"].exp() + s["mag_bias"])
+
+
+def top_k(s: State, x: Tensor) -> Tensor:
+    f = relu(pre(s, x - s["b_dec"]))
+    least = f.sort(dim=1, descending=True).values[:, K - 1 : K]
+    return torch.where(f >= least, f, 0.0)
+
+
+def above(f: Tensor, threshold: Tensor | float) -> Tensor:
+    return torch.where(f > threshold, f, 0.0)
+
+
+def linear_out(s: State, f: Tensor, bias: str) -> Tensor:
+    return torch.einsum("nf,df->nd", f, s["decoder.weight"]) + s[bias]
+
+
+def matrix_out(s: State, f: Tensor) -> Tensor:
+    return torch.einsum("nf,fd->nd", f, s["W_dec"]) + s["b_dec"]
+
+
+FORMULAS: dict[str, tuple[Callable[[State, Tensor], Tensor], Callable[[State, Tensor], Tensor]]] = {
+    "AutoEncoder": (lambda s, x: relu(pre(s, x - s["bias"])), lambda s, f: linear_out(s, f, "bias")),
+    "AutoEncoderNew": (lambda s, x: relu(pre(s, x)), lambda s, f: linear_out(s, f, "decoder.bias")),
+    "GatedAutoEncoder": (gated, lambda s, f: linear_out(s, f, "decoder_bias")),
+    "JumpReluAutoEncoder": (lambda s, x: relu(above(pre_matrices(s, x), s["threshold"])), matrix_out),
+    "AutoEncoderTopK": (top_k, lambda s, f: linear_out(s, f, "b_dec")),
+    "BatchTopKSAE": (
+        lambda s, x: above(relu(pre(s, x - s["b_dec"])), THRESHOLD),
+        lambda s, f: linear_out(s, f, "b_dec"),
+    ),
+    "MatryoshkaBatchTopKSAE": (
+        lambda s, x: above(relu(pre_matrices(s, x - s["b_dec"])), THRESHOLD),
+        matrix_out,
+    ),
+}
+
+
+def opened(folder: Path) -> Dictionary:
+    (place,) = find(folder)
+    return read(place)
+
+
+def configured(tmp_path: Path, name: str, submodule: str | None = "resid_post_layer_3", layer: int = 3) -> Path:
+    config = writers.dictionary_learning_config(name, submodule, layer)
+    return writers.save_dictionary_learning(tmp_path / "trainer_0", writers.dictionary_learning_state(name), config)
+
+
+def agrees(dictionary: Dictionary, name: str, state: State) -> None:
+    encode, decode = FORMULAS[name]
+    expected = encode(state, X)
+    assert 0.02 < float((expected > 0).float().mean()) < 0.9
+    found = dictionary.encode(X)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dictionary.decode(found, X), decode(state, expected), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_folder_with_its_configuration(tmp_path: Path, name: str) -> None:
+    dictionary = opened(configured(tmp_path, name))
+    agrees(dictionary, name, writers.dictionary_learning_state(name))
+    assert dictionary.form == f"dictionary_learning {name}"
+    assert dictionary.site.hook == "blocks.3.hook_resid_post"
+    assert dictionary.metadata["model_name"] == "EleutherAI/pythia-70m-deduped"
+    assert not any("class" in note for note in dictionary.notes)
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSES if n != "BatchTopKSAE"])
+def test_an_old_folder_tells_its_class_by_its_weights(tmp_path: Path, name: str) -> None:
+    state = writers.dictionary_learning_state(name)
+    if name == "AutoEncoderTopK":
+        del state["threshold"]  # the first ones had none
+    dictionary = opened(writers.save_dictionary_learning(tmp_path / "mlp_out_layer2" / "10_32768", state))
+    agrees(dictionary, name, state)
+    assert (dictionary.form, dictionary.source) == (f"dictionary_learning {name}", "mlp_out_layer2")
+    assert any("told by the names of its weights" in note for note in dictionary.notes)
+
+
+@pytest.mark.parametrize("name", ["AutoEncoderTopK", "BatchTopKSAE"])
+def test_classes_of_the_same_names_are_told_by_their_trainer_or_not_at_all(tmp_path: Path, name: str) -> None:
+    folder = configured(tmp_path, name)
+    config = json.loads((folder / "config.json").read_text())
+    del config["trainer"]["dict_class"]
+    (folder / "config.json").write_text(json.dumps(config))
+    dictionary = opened(folder)
+    agrees(dictionary, name, writers.dictionary_learning_state(name))
+    assert any("name of its trainer" in note for note in dictionary.notes)
+    del config["trainer"]["trainer_class"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DictionaryMismatch, match="AutoEncoderTopK or a BatchTopKSAE") as caught:
+        opened(folder)
+    assert "dict_class" in caught.value.remedy
+
+
+def test_the_identity_is_the_neurons(tmp_path: Path) -> None:
+    config = writers.dictionary_learning_config("IdentityDict", "mlp_out_layer1", 1)
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+    torch.save({}, tmp_path / "empty" / "ae.pt")
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        dictionary = opened(folder)
+        torch.testing.assert_close(dictionary.encode(X), X)
+        torch.testing.assert_close(dictionary.decode(X, X), X)
+        assert (dictionary.form, dictionary.site.hook) == ("dictionary_learning IdentityDict", "blocks.1.hook_mlp_out")
+    del config["trainer"]["activation_dim"], config["buffer"]["d_submodule"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DictionaryMismatch, match="how wide"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+def test_a_threshold_never_set_cuts_nothing_and_says_so(tmp_path: Path, name: str) -> None:
+    state = writers.dictionary_learning_state(name, threshold=-1.0)
+    config = writers.dictionary_learning_config(name, "resid_post_layer_3", 3)
+    dictionary = opened(writers.save_dictionary_learning(tmp_path / "a", state, config))
+    encode = pre if "encoder.weight" in state else pre_matrices
+    torch.testing.assert_close(dictionary.encode(X), relu(encode(state, X - state["b_dec"])), rtol=1e-5, atol=1e-5)
+    assert any("never set" in note for note in dictionary.notes)
+
+
+def test_features_are_raw_and_the_screen_can_say_so(tmp_path: Path) -> None:
+    state = writers.dictionary_learning_state("AutoEncoder")
+    assert any("activations are raw" in note for note in opened(configured(tmp_path, "AutoEncoder")).notes)
+    state["decoder.weight"] /= state["decoder.weight"].norm(dim=0)
+    config = writers.dictionary_learning_config("AutoEncoder", "resid_post_layer_3", 3)
+    unit = opened(writers.save_dictionary_learning(tmp_path / "unit", state, config))
+    assert not any("raw" in note for note in unit.notes)
+
+
+# --- which hook ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "layer", "hook"),
+    [
+        ("resid_post_layer_3", 3, "blocks.3.hook_resid_post"),
+        ("attn_out_layer2", 2, "blocks.2.hook_attn_out"),
+        ("attention_out_layer_2", 2, "blocks.2.hook_attn_out"),
+        ("mlp_out_layer4", 4, "blocks.4.hook_mlp_out"),
+        ("resid_out_layer5", 5, "blocks.5.hook_resid_post"),
+        ("resid_12", 12, "blocks.12.hook_resid_post"),
+        ("embed", 0, "hook_embed"),
+    ],
+)
+def test_the_hook_is_told_by_submodule_or_folder(tmp_path: Path, said: str, layer: int, hook: str) -> None:
+    assert opened(configured(tmp_path, "AutoEncoder", said, layer)).site.hook == hook
+    state = writers.dictionary_learning_state("AutoEncoder")
+    dictionary = opened(writers.save_dictionary_learning(tmp_path / "pythia" / said / "10_32768", state))
+    assert (dictionary.site.hook, dictionary.source) == (hook, said)
+
+
+def test_a_hook_that_was_asked_for_counts_before_any_other(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "AutoEncoder")
+    place = Place("dictionary_learning", folder, "mine", "blocks.1.hook_mlp_out")
+    assert (read(place).site.hook, read(place).source) == ("blocks.1.hook_mlp_out", "mine")
+    with pytest.raises(DictionaryMismatch, match="not known"):
+        read(Place("dictionary_learning", folder, hook="blocks.1.nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("submodule", "layer", "io", "says"),
+    [
+        (None, 3, "out", "Nothing says which hook"),
+        ("mlp_act_layer_3", 3, "out", "its submodule is called mlp_act_layer_3"),
+        ("resid_post_layer_3", 4, "out", "says layer 4"),
+        ("mlp_out_layer3", 3, "in", "goes in"),
+        ("mlp_out_layer3", 3, "in_and_out", "goes in_and_out"),
+    ],
+)
+def test_a_hook_that_is_not_certain_is_asked_for(
+    tmp_path: Path, submodule: str | None, layer: int, io: str, says: str
+) -> None:
+    config = writers.dictionary_learning_config("AutoEncoder", submodule, layer)
+    config["buffer"]["io"] = io
+    state = writers.dictionary_learning_state("AutoEncoder")
+    folder = writers.save_dictionary_learning(tmp_path / "sae" / "trainer_0", state, config)
+    with pytest.raises(DictionaryMismatch, match=says) as caught:
+        opened(folder)
+    assert "FOLDER@" in caught.value.remedy
+
+
+# --- files that are not what they should be --------------------------------------------------------------------------
+
+
+def damaged_state(change: str) -> dict[str, Any]:
+    state: dict[str, Any] = writers.dictionary_learning_state("AutoEncoder")
+    changes: dict[str, Any] = {
+        "absent": ("encoder.bias", None),
+        "shape": ("decoder.weight", torch.zeros(D_MODEL, D_SAE + 1)),
+        "nan": ("bias", torch.full((D_MODEL,), torch.nan)),
+        "infinite": ("encoder.bias", torch.full((D_SAE,), torch.inf)),
+        "integers": ("bias", torch.zeros(D_MODEL, dtype=torch.int64)),
+        "expanded": ("encoder.bias", torch.zeros(1).expand(D_SAE)),
+        "no tensor": ("bias", [0.0] * D_MODEL),
+        "sparse": ("bias", torch.zeros(D_MODEL).to_sparse()),
+    }
+    name, value = changes[change]
+    if value is None:
+        del state[name]
+    else:
+        state[name] = value
+    return dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("absent", r"lacks encoder\.bias"),
+        ("shape", "12 × 41 where 12 × 40"),
+        ("nan", "not finite"),
+        ("infinite", "not finite"),
+        ("integers", "no tensor of floating-point"),
+        ("expanded", "more numbers than the file holds"),
+        ("no tensor", "no dense tensor"),
+        ("sparse", "no dense tensor"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_class(tmp_path: Path, change: str, says: str) -> None:
+    folder = configured(tmp_path, "AutoEncoder")
+    torch.save(damaged_state(change), folder / "ae.pt")
+    with pytest.raises(DictionaryMismatch, match=says) as caught:
+        opened(folder)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("dict_class", "CrossCoder", "CrossCoder, a class"),
+        ("dict_class", "GatedAutoEncoder", "lacks gate_bias"),
+        ("activation_dim", 768, "its configuration says 768"),
+        ("dict_size", 41, "its configuration says 41"),
+    ],
+)
+def test_a_configuration_of_another_dictionary(tmp_path: Path, key: str, value: object, says: str) -> None:
+    config = writers.dictionary_learning_config("AutoEncoder", "resid_post_layer_3", 3, **{key: value})
+    state = writers.dictionary_learning_state("AutoEncoder")
+    with pytest.raises(DictionaryMismatch, match=says):
+        opened(writers.save_dictionary_learning(tmp_path / "a", state, config))
+
+
+@pytest.mark.parametrize(("k", "says"), [(None, "does not say"), (0, "says 0 for"), (D_SAE + 1, "says 41 for")])
+def test_a_top_k_without_its_k(tmp_path: Path, k: int | None, says: str) -> None:
+    state = writers.dictionary_learning_state("AutoEncoderTopK")
+    del state["k"]
+    config = writers.dictionary_learning_config("AutoEncoderTopK", "resid_post_layer_3", 3, k=k)
+    with pytest.raises(DictionaryMismatch, match=says):
+        opened(writers.save_dictionary_learning(tmp_path / "a", state, config))
+
+
+def test_a_pickle_that_would_run_something(tmp_path: Path) -> None:
+    folder, trace = configured(tmp_path, "AutoEncoder"), tmp_path / "ran"
+    torch.save({"bias": writers.Hostile(trace)}, folder / "ae.pt")
+    with pytest.raises(DictionaryMismatch, match=r"posix\.system.*nothing was run"):
+        opened(folder)
+    assert not trace.exists()
+    torch.load(folder / "ae.pt", weights_only=False)
+    assert trace.exists(), "the file is harmless, so the test shows nothing"
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def rewritten(file: Path, compression: int) -> None:
+    with zipfile.ZipFile(file) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+
+
+def without_its_pickle(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ae/version", "3")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut": cut,
+    "empty": lambda file: file.write_bytes(b""),
+    "text": lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"),
+    "compressed": lambda file: rewritten(file, zipfile.ZIP_DEFLATED),
+    "no pickle": without_its_pickle,
+    "a list": lambda file: torch.save([torch.zeros(3)], file),
+    "claims": lambda file: torch.save({"bias": torch.zeros(4).as_strided((10**9,), (0,))}, file),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    folder = configured(tmp_path, "AutoEncoder")
+    DAMAGES[damage](folder / "ae.pt")
+    with pytest.raises((DictionaryMissing, DictionaryMismatch), match=r"ae\.pt") as caught:
+        opened(folder)
+    assert caught.value.remedy
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"", b"\xff\xfe", b"[" * 100_000], ids=lambda c: repr(c[:8]))
+def test_a_configuration_that_is_no_object(tmp_path: Path, content: bytes) -> None:
+    folder = configured(tmp_path, "AutoEncoder")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(DictionaryMissing, match=r"config\.json"):
+        opened(folder)
+    (folder / "config.json").write_text('{"trainer": [1], "buffer": "x"}')
+    with pytest.raises(SaescopeError, match="Nothing says"):
+        opened(folder)
+
+
+# --- against SAELens' own loader -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSES if n != "AutoEncoderNew"])  # for it their loader finds no b_dec
+def test_equals_saelens_loader(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    folder = configured(tmp_path, name)
+    monkeypatch.setattr(loaders, "hf_hub_download", lambda repo_id, filename, force_download: str(tmp_path / filename))
+    settings, state, _ = loaders.dictionary_learning_sae_huggingface_loader_1("any/one", folder.name)
+    theirs: Any = SAE.from_dict(loaders.handle_config_defaulting(settings))
+    theirs.process_state_dict_for_loading(state)
+    theirs.load_state_dict(state)
+    ours = opened(folder)
+    with torch.no_grad():
+        expected = theirs.encode(X)
+        torch.testing.assert_close(ours.encode(X), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.decode(expected, X), theirs.decode(expected), rtol=1e-5, atol=1e-4)
+    assert theirs.cfg.metadata.hook_name == ours.site.hook
