@@ -12,28 +12,21 @@ import typer
 from engine.commands import circuits, steering
 from engine.commands.common import (
     AsJson,
-    Bos,
     Chat,
-    Device,
-    Dictionaries,
-    Dtype,
-    Model,
-    bos_rule,
-    check_writable,
     one_line_errors,
-    open_request,
     print_result,
     read_prompt,
     report_progress,
-    say,
 )
 from engine.commands.groups import Grouped
+from engine.commands.opening import Device, model_names, opens_model
 from engine.errors import BadRequest
 from engine.quiet import quiet_libraries
 from engine.text import visible
+from sessions import commands as exchange
 
 if TYPE_CHECKING:
-    from engine.protocol import Intervention
+    from engine.protocol import Intervention, Open
 
 app = typer.Typer(
     help="A terminal inspector for the sparse-autoencoder features of language models.",
@@ -45,7 +38,9 @@ app = typer.Typer(
 )
 app.command("circuit")(circuits.circuit)
 app.command("faithfulness")(circuits.faithfulness)
-app.command("import")(circuits.import_circuit)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_what)
+app.command("link")(exchange.link)
 app.command("steer", cls=Grouped)(steering.steer)
 app.command("sweep", cls=Grouped)(steering.sweep)
 app.command("impact", cls=Grouped)(steering.impact)
@@ -90,33 +85,27 @@ def inspect_default(
 
 @app.command("open")
 @one_line_errors
+@opens_model()
 def open_inspector(
-    name: Annotated[str | None, typer.Argument(help="A set, see `saescope sets`.")] = None,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A set (`saescope sets`), or a model as with --model.", autocompletion=model_names),
+    ] = None,
+    *,
+    opening: Open,
     session: Annotated[Path | None, typer.Option(help="Read and write this session file.")] = None,
     theme: Annotated[str | None, typer.Option(help="saescope-dark or saescope-light.")] = None,
     color: Annotated[str, typer.Option(help="auto, truecolor, 256, 16 or none.")] = "auto",
     mouse: Annotated[bool, typer.Option("--mouse/--no-mouse", help="Follow the mouse.")] = True,
 ) -> None:
     """Open the inspector on a set, or on a model and dictionaries of your own."""
-    from engine.protocol import Open
+    from msgspec.structs import replace
+
     from tui.launch import launch
 
-    if name and model:
-        raise BadRequest(f"Both the set {name!r} and --model {model} were given.", "Give one of them.")
-    request = Open(
-        id=0,
-        model=name or model,
-        dictionaries=tuple(dictionary or ()),
-        device=device,
-        dtype=dtype,
-        bos=bos_rule(bos),
-    )
-    launch(request, session=session, theme=theme, color=color, mouse=mouse)
+    if name and opening.model:
+        raise BadRequest(f"Both {name!r} and --model {opening.model} were given.", "Give one of them.")
+    launch(replace(opening, id=0, model=name or opening.model), session=session, theme=theme, color=color, mouse=mouse)
 
 
 @app.command()
@@ -136,6 +125,7 @@ def replay(
 
 @app.command()
 @one_line_errors
+@opens_model()
 def features(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many features.")] = 10,
@@ -144,19 +134,15 @@ def features(
     site: Annotated[list[str] | None, typer.Option(help="Read only this source or hook; may be repeated.")] = None,
     keep_first: Annotated[bool, typer.Option(help="Rank the first token (an attention sink) too.")] = False,
     chat: Chat = False,
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bos: Bos = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """The features that fire most on a prompt."""
     from engine import headless, reports
 
-    request = open_request(model, dictionary, device, dtype, bos)
     result = headless.features(
-        request, read_prompt(prompt), top=top, rank=rank, per_token=per_token, sites=site or [],
+        opening, read_prompt(prompt), top=top, rank=rank, per_token=per_token, sites=site or [],
         keep_first=keep_first, chat=chat, report=report_progress,
     )  # fmt: skip
     print_result(headless.features_json(result, per_token), reports.features_text(result, per_token), json)
@@ -164,17 +150,17 @@ def features(
 
 @app.command()
 @one_line_errors
+@opens_model()
 def card(
     feature: Annotated[str, typer.Argument(help="SOURCE:INDEX")],
-    model: Model = None,
-    dictionary: Dictionaries = None,
-    device: Device = "auto",
+    *,
+    opening: Open,
     json: AsJson = False,
 ) -> None:
     """What is known about one feature: where it fires, what it promotes."""
     from engine import headless, reports
 
-    result = headless.card(open_request(model, dictionary, device, "auto", "auto"), feature, report=report_progress)
+    result = headless.card(opening, feature, report=report_progress)
     print_result(headless.to_json(result), reports.card_text(result), json)
 
 
@@ -187,63 +173,6 @@ def list_sets(json: AsJson = False) -> None:
 
     found = all_sets()
     print_result(headless.to_json(found), reports.sets_text(found), json)
-
-
-@app.command()
-@one_line_errors
-def export(
-    file: Annotated[Path, typer.Argument(help="A session, or a circuit that `saescope circuit` wrote.")],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="quicklist of the marks, or presets; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."
-        ),
-    ] = "quicklist",
-    circuit: Annotated[
-        int | None, typer.Option(min=1, help="Which circuit of the session, from 1; the last otherwise.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The list's name; the session's title otherwise.")] = None,
-    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.0,
-    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.0,
-    annotations: Annotated[
-        Path | None, typer.Option(help="Labels of a circuit's features: feature-circuits' annotation JSON lines.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
-    from engine.headless import to_json
-    from sessions import circuit_export
-    from sessions.annotations import read_annotations
-    from sessions.export import Exported, export_quicklist
-    from sessions.store import read_session
-
-    if to not in (*circuit_export.FORMATS, "presets"):
-        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)} or presets.")
-    exported: str | Exported
-    if to == "presets":
-        from sessions.presets import export_presets
-
-        exported = export_presets(read_session(file))
-    elif to == "quicklist" and circuit is None and not circuit_export.is_circuit(file):
-        exported = export_quicklist(read_session(file), name)
-    else:
-        labels = read_annotations(annotations) if annotations is not None else None
-        if labels is not None and str(labels.dirt):
-            say(str(labels.dirt))
-        exported = circuit_export.export_circuit(
-            circuit_export.find_circuit(file, circuit), to, name=name, node_threshold=node_threshold,
-            edge_threshold=edge_threshold, annotations=labels,
-        )  # fmt: skip
-    check_writable(out)
-    if isinstance(exported, Exported):
-        for line in exported.notes:
-            say(line)
-        exported = to_json(exported) if json else "\n".join(exported.urls)
-    if out is not None:
-        out.write_text(exported, encoding="utf-8")
-    else:
-        typer.echo(exported)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from sessions.circuit_picture import to_dot, to_svg
 from sessions.circuit_quicklist import circuit_quicklist
 from sessions.export import Exported
 from sessions.model import CircuitRecord, neuronpedia_ids
+from sessions.quicklist import FormChoice
 from sessions.store import read_session
 
 FORMATS = ("json", "graph", "dot", "svg", "quicklist")
@@ -56,6 +57,7 @@ def export_circuit(
     node_threshold: float = 0.0,
     edge_threshold: float = 0.0,
     annotations: Annotations | None = None,
+    form: FormChoice = "auto",
 ) -> str | Exported:
     """The text of the file, or for `quicklist` the addresses.
 
@@ -73,7 +75,7 @@ def export_circuit(
         case "dot":
             return to_dot(circuit, labels=labels)
         case "quicklist":
-            return circuit_quicklist(circuit, source.pages, name)
+            return circuit_quicklist(circuit, source.pages, name, form=form)
         case "graph":
             kept = {node.ref for node in circuit.nodes}
             groups: dict[str, list[NodeRef]] = {}

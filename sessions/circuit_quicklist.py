@@ -8,8 +8,8 @@ from engine.circuit_results import Circuit
 from engine.errors import SessionError
 from engine.results import FeatureRef
 from engine.text import visible
-from sessions.export import Exported
-from sessions.quicklist import entry, quicklist_urls
+from sessions.export import Exported, export_features
+from sessions.quicklist import FormChoice
 
 
 def strongest_features(circuit: Circuit, count: int | None = None) -> list[FeatureRef]:
@@ -24,7 +24,11 @@ def strongest_features(circuit: Circuit, count: int | None = None) -> list[Featu
 
 
 def circuit_quicklist(
-    circuit: Circuit, pages: Mapping[str, str], name: str | None = None, count: int | None = None
+    circuit: Circuit,
+    pages: Mapping[str, str],
+    name: str | None = None,
+    count: int | None = None,
+    form: FormChoice = "auto",
 ) -> Exported:
     """The addresses for the features of a circuit; `pages` are the Neuronpedia ids of its sources.
 
@@ -32,21 +36,10 @@ def circuit_quicklist(
 
     Raises:
         SessionError: the circuit has no feature, or none of them has a page.
-        BadRequest: the name is blank.
+        BadRequest: the name is blank, or too long for an address.
     """
     features = strongest_features(circuit, count)
     if not features:
         raise SessionError("No feature is in this circuit.", "Lower the threshold of its nodes and trace again.")
-    known = [entry(pages[ref.source], ref.index) for ref in features if ref.source in pages]
-    without = sorted({ref.source for ref in features if ref.source not in pages})
-    if not known:
-        raise SessionError(
-            f"None of the circuit's features has a Neuronpedia page (sources {', '.join(without)}).",
-            "Only dictionaries with a neuronpedia_id in their cfg.json have pages.",
-        )
-    left_out = len(features) - len(known)
-    notes = (
-        (f"Left out, for want of a Neuronpedia page: {left_out} features of {', '.join(without)}.",) if left_out else ()
-    )
     title = name if name is not None else f"circuit of {visible(circuit.metric.label)}"
-    return Exported(tuple(quicklist_urls(title, known)), notes)
+    return export_features(title, features, pages, form, ("circuit's features", "features"))

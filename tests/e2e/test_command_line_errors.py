@@ -104,7 +104,7 @@ def test_usage_is_explained(arguments: tuple[str, ...], said: str) -> None:
             ("export", "x", "--to", "csv"),
             "'csv' is not a format. Use --to json, graph, dot, svg, quicklist or presets.",
         ),
-        (("open", "smollm2", "--model", "x"), "Both the set 'smollm2' and --model x were given."),
+        (("open", "smollm2", "--model", "x"), "Both 'smollm2' and --model x were given."),
         (("train", "--text", "x", "--layers", "one"), "'one' is not a list of layers."),
         (("train", "--text", "x", "--layers", "-1"), "'-1' is not a list of layers."),
         (("train", "--text", "x", "--layers", "1", "--name", "../out"), "'../out' is not a name for a set."),

@@ -21,6 +21,7 @@ from engine.circuit_results import (
 from engine.errors import BadRequest, SessionError
 from engine.results import Provenance, Token
 from sessions.circuit_quicklist import circuit_quicklist, strongest_features
+from sessions.effects import features_of
 from sessions.export import Exported
 from sessions.quicklist import LIMIT, quicklist_url, read_quicklist_url
 from tests.sessions.test_quicklists import WITH_EFFECTS, Published
@@ -81,7 +82,9 @@ def listed(exported: Exported) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("one", WITH_EFFECTS, ids=lambda one: one.name)
 def test_published_lists_come_out_of_their_effects(one: Published) -> None:
-    circuit = circuit_of([(e.site, e.index, None, e.effect) for e in one.effects])
+    circuit = circuit_of(
+        [(e.site, int(e.index), None, e.effect) for e in features_of(one.effects, one.model, one.sets)]
+    )
     exported = circuit_quicklist(circuit, pages_of(one), one.name, len(one.features))
     assert exported == Exported((quicklist_url(one.name, one.features),))
 

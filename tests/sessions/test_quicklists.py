@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -18,18 +22,26 @@ from hypothesis import strategies as st
 
 from engine.errors import BadRequest
 from sessions.quicklist import (
+    FORMS,
+    HOST_LIMIT,
     LIMIT,
     PAGE,
+    URL_LIMIT,
     Effect,
     Entry,
+    Form,
+    FormChoice,
     entry,
     feature_url,
+    form_choice,
+    grouped,
     quicklist_url,
     quicklist_urls,
     read_quicklist_url,
     source_of,
     strongest,
 )
+from tests.conftest import ROOT
 from tests.nasty import NASTY
 
 
@@ -46,17 +58,21 @@ class Published(msgspec.Struct, frozen=True):
 
 def _published() -> list[Published]:
     folder = os.environ.get("SAESCOPE_QUICKLISTS")
-    default = Path(__file__).resolve().parent.parent / "data" / "quicklists_published.json"
-    file = Path(folder) / "published.json" if folder else default
+    file = Path(folder) / "published.json" if folder else ROOT / "tests" / "data" / "quicklists_published.json"
     return msgspec.json.decode(file.read_bytes(), type=list[Published])
 
 
 PUBLISHED = _published()
 WITH_EFFECTS = [one for one in PUBLISHED if one.effects]
+EXPLICIT: tuple[Form, ...] = ("published", "compact", "nested")
 SETS = {"attn": "att-sm", "mlp": "mlp-sm", "resid": "res-sm"}
 names = st.text(min_size=1, max_size=30).filter(str.strip)
-entries = st.lists(
-    st.builds(Entry, st.text(max_size=12), st.text(max_size=12), st.integers(0, 10**6).map(str)), min_size=1, max_size=9
+indices = st.integers(0, 10**6).map(str)
+entries = st.lists(st.builds(Entry, st.text(max_size=12), st.text(max_size=12), indices), min_size=1, max_size=9)
+few_sources = st.lists(
+    st.builds(Entry, st.just("gpt2-small"), st.sampled_from(["7-res-jb", "e-x", "11-att"]), indices),
+    min_size=1,
+    max_size=40,
 )
 
 
@@ -70,18 +86,20 @@ def query_of(url: str) -> str:
 
 def test_there_are_published_lists() -> None:
     assert PUBLISHED
-    assert WITH_EFFECTS
-    assert any(one.url.startswith(PAGE) for one in PUBLISHED)
+    if "SAESCOPE_QUICKLISTS" not in os.environ:
+        assert WITH_EFFECTS
+        assert any(one.url.startswith(PAGE) for one in PUBLISHED)
 
 
 @pytest.mark.parametrize("one", PUBLISHED, ids=lambda one: one.name)
 def test_published_lists_are_rebuilt_byte_for_byte(one: Published) -> None:
     """Some were noted after the site had redirected them: their host and path differ, their lists do not."""
-    rebuilt = quicklist_url(*read_quicklist_url(one.url))
+    form: Form = "published" if quote('", "') in one.url else "compact"
+    rebuilt = quicklist_url(*read_quicklist_url(one.url), form)
     if one.url.startswith(PAGE):
         assert rebuilt == one.url
     else:
-        assert one.url.startswith("https://www.neuronpedia.org/quick-list?")
+        assert one.url.startswith(("https://www.neuronpedia.org/quick-list", "https://neuronpedia.org/quick-list"))
         assert query_of(rebuilt) == query_of(one.url)
 
 
@@ -97,50 +115,47 @@ def test_effects_become_the_published_list(one: Published) -> None:
     assert query_of(quicklist_url(one.name, found)) == query_of(one.url)
 
 
-@given(names, entries)
-def test_what_is_built_is_read_back(name: str, features: list[Entry]) -> None:
-    url = quicklist_url(name, features)
+@given(names, entries, st.sampled_from(EXPLICIT))
+def test_what_is_built_is_read_back(name: str, features: list[Entry], form: Form) -> None:
+    """Repeated features too: only `quicklist_urls` leaves them out."""
+    url = quicklist_url(name, features, form)
     assert url.isascii()
     assert url.isprintable()
     assert " " not in url
-    assert read_quicklist_url(url) == (name, features)
+    assert read_quicklist_url(url) == (name, grouped(features) if form == "nested" else features)
+
+
+@given(names, few_sources, st.sampled_from(FORMS))
+def test_split_lists_are_read_back(name: str, features: list[Entry], form: FormChoice) -> None:
+    longest = 1200
+    urls = quicklist_urls(name, features, form, longest)
+    assert all(len(url) <= longest for url in urls)
+    parts = [read_quicklist_url(url) for url in urls]
+    expected = [name] if len(urls) == 1 else [f"{name} ({n}/{len(urls)})" for n in range(1, len(urls) + 1)]
+    assert [title for title, _ in parts] == expected
+    found = [feature for _, part in parts for feature in part]
+    distinct = list(dict.fromkeys(features))
+    if form == "nested":
+        assert sorted(found, key=str) == sorted(distinct, key=str)
+        assert all(part == grouped(f for f in distinct if f in part) for _, part in parts)
+    else:
+        assert found == distinct
+
+
+@given(few_sources)
+def test_grouping_keeps_the_order_inside_a_source(features: list[Entry]) -> None:
+    order = grouped(features)
+    sources = [(f.modelId, f.layer) for f in order]
+    assert sum(a != b for a, b in pairwise(sources)) + 1 == len(set(sources))
+    for source in set(sources):
+        of_source = [[f for f in some if (f.modelId, f.layer) == source] for some in (order, features)]
+        assert of_source[0] == of_source[1]
 
 
 @pytest.mark.parametrize("name", [text for text in NASTY if text.strip()] + ["a+b&c=d#e?f%20", "50 % of /all/;"])
 def test_nasty_names_are_read_back(name: str) -> None:
     features = [Entry(name, name, "3")]
     assert read_quicklist_url(quicklist_url(name, features)) == (name, features)
-
-
-@pytest.mark.parametrize("page", [PAGE, "https://www.neuronpedia.org/quick-list", "https://neuronpedia.org/quick-list"])
-def test_compact_and_other_addresses_of_the_site_are_read(page: str) -> None:
-    features = numbered(2)
-    listed = json.dumps(msgspec.to_builtins(features), separators=(",", ":"))
-    assert read_quicklist_url(f"{page}?name=x%20y&features={quote(listed)}") == ("x y", features)
-    assert read_quicklist_url(f"{page}?features={quote(listed)}&name=x+y") == ("x y", features)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "https://neuronpedia.org",
-        PAGE,
-        f"{PAGE}?name=x",
-        f"{PAGE}?features=[]",
-        f"{PAGE}?name=x&features=",
-        f"{PAGE}?name=x&features=[",
-        f"{PAGE}?name=x&features={{}}",
-        f'{PAGE}?name=x&features=[{{"modelId":"m","layer":"l","index":3}}]',
-        f'{PAGE}?name=x&features=[{{"modelId":"m","layer":"l"}}]',
-        f"{PAGE}?name=x&features=[\ud800]",
-        "https://[x/quick-list?name=x&features=[]",
-        *NASTY,
-    ],
-)
-def test_what_is_no_quicklist_is_refused(url: str) -> None:
-    with pytest.raises(BadRequest, match="quick-list/"):
-        read_quicklist_url(url)
 
 
 def test_indices_are_strings() -> None:
@@ -155,24 +170,93 @@ def test_a_name_is_quoted_as_the_site_does() -> None:
     )
 
 
-def test_150_features_are_one_list() -> None:
-    assert quicklist_urls("all", numbered(LIMIT)) == [quicklist_url("all", numbered(LIMIT))]
+def test_the_site_shows_150_features_in_14_kb() -> None:
     assert LIMIT == 150
+    assert URL_LIMIT < HOST_LIMIT == 14_000
+    assert quicklist_urls("all", numbered(LIMIT), longest=20_000) == [quicklist_url("all", numbered(LIMIT))]
+
+
+def test_the_lengths_of_the_three_forms() -> None:
+    features = [Entry("gemma-2-2b", "20-gemmascope-res-16k", str(10_000 + i)) for i in range(LIMIT)]
+    published, compact, nested = (len(quicklist_url("all", features, form)) for form in EXPLICIT)
+    assert published - compact == 18 * LIMIT - 3  # ": " three times a feature and ", " twice, and once between features
+    assert published > compact > HOST_LIMIT
+    assert nested < 1_400
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(151, [150, 1]), (300, [150, 150]), (301, [150, 150, 1])])
 def test_longer_lists_are_split_and_numbered(count: int, sizes: list[int]) -> None:
-    parts = [read_quicklist_url(url) for url in quicklist_urls("many", numbered(count))]
-    assert [name for name, _ in parts] == [f"many ({n}/{len(sizes)})" for n in range(1, len(sizes) + 1)]
-    assert [len(features) for _, features in parts] == sizes
-    assert [feature for _, features in parts for feature in features] == numbered(count)
+    for urls in (
+        quicklist_urls("many", numbered(count), "nested"),
+        quicklist_urls("many", numbered(count), longest=99_999),
+    ):
+        parts = [read_quicklist_url(url) for url in urls]
+        assert [name for name, _ in parts] == [f"many ({n}/{len(sizes)})" for n in range(1, len(sizes) + 1)]
+        assert [len(features) for _, features in parts] == sizes
+        assert [feature for _, features in parts for feature in features] == numbered(count)
+
+
+@pytest.mark.parametrize("form", EXPLICIT)
+def test_the_limit_counts_every_character(form: Form) -> None:
+    whole = quicklist_url("ü & co", numbered(40), form)
+    assert quicklist_urls("ü & co", numbered(40), form, len(whole)) == [whole]
+    first, second = quicklist_urls("ü & co", numbered(40), form, len(whole) - 1)
+    count = len(read_quicklist_url(first)[1])
+    assert len(quicklist_url("ü & co (1/2)", numbered(count), form)) <= len(whole) - 1
+    assert len(quicklist_url("ü & co (1/2)", numbered(count + 1), form)) > len(whole) - 1
+    assert len(second) < len(first)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_takes_what_fits(form: FormChoice) -> None:
+    """A thousand features: the numbers of the parts have two digits, which costs room as well."""
+    features = [Entry("gemma-2-2b", f"{i % 26}-gemmascope-res-16k", str(i * 13)) for i in range(1_000)]
+    urls = quicklist_urls("all of them", features, form, 8_000)
+    used: Form = "compact" if form == "auto" else form
+    start = 0
+    for number, url in enumerate(urls, 1):
+        title, part = read_quicklist_url(url)
+        assert title == f"all of them ({number}/{len(urls)})"
+        assert len(url) <= 8_000
+        more = features[start : start + len(part) + 1]
+        start += len(part)
+        fits = len(more) <= LIMIT and len(quicklist_url(title, more, used)) <= 8_000
+        assert start == len(features) or not fits
+    assert start == len(features)
+    assert len(urls) > (9 if form != "nested" else 6)
+
+
+def test_auto_is_the_published_form_unless_compact_needs_fewer_addresses() -> None:
+    for count in (1, 30, 105, 116):
+        assert quicklist_urls("x", numbered(count)) == [quicklist_url("x", numbered(count))]
+    assert len(quicklist_url("x", numbered(130))) > URL_LIMIT
+    assert quicklist_urls("x", numbered(130)) == [quicklist_url("x", numbered(130), "compact")]
+    assert quicklist_urls("x", numbered(200)) == quicklist_urls("x", numbered(200), "published")
+    assert len(quicklist_urls("x", numbered(260))) == 2
+    assert len(quicklist_urls("x", numbered(260), "published")) == 3
+
+
+def test_a_name_that_fills_an_address_is_refused() -> None:
+    with pytest.raises(BadRequest, match="Not even one feature fits into an address of 13,500 characters"):
+        quicklist_urls("n" * URL_LIMIT, numbered(3))
 
 
 def test_duplicates_are_left_out_before_splitting() -> None:
-    features = [*numbered(LIMIT), *numbered(LIMIT)]
-    assert quicklist_urls("x", features) == [quicklist_url("x", numbered(LIMIT))]
+    features = [*numbered(100), *numbered(100)]
+    assert quicklist_urls("x", features) == [quicklist_url("x", numbered(100))]
     other = Entry("gpt2-small", "8-res-jb", "0")
     assert read_quicklist_url(quicklist_urls("x", [other, *numbered(2), other])[0])[1] == [other, *numbered(2)]
+
+
+def test_the_nested_form_needs_numbers() -> None:
+    with pytest.raises(BadRequest, match="'x' is no number"):
+        quicklist_url("n", [Entry("m", "l", "x")], "nested")
+
+
+def test_forms_have_names() -> None:
+    assert [form_choice(name) for name in ("auto", "published", "compact", "nested")] == list(FORMS)
+    with pytest.raises(BadRequest, match=r"'Nested' is not a form .* Use auto, published, compact or nested"):
+        form_choice("Nested")
 
 
 @pytest.mark.parametrize("name", ["", "   ", "\n", "a\udcff"])
@@ -237,3 +321,51 @@ def test_the_strongest_are_grouped_by_site_in_the_order_met() -> None:
     ]
     assert len(strongest(effects, 99, "m", SETS)) == 4
     assert strongest(effects, 0, "m", SETS) == []
+
+
+def test_error_nodes_are_no_features() -> None:
+    effects = [
+        Effect("resid_3", 32_768, 9.0), Effect("mlp_11", "ε", 8.0), Effect("attn_0", "error", -7.0),
+        Effect("embed", -1, 6.0), Effect("resid_3", 32_767, 0.5), Effect("mlp_11", 4, 0.4),
+    ]  # fmt: skip
+    found = strongest(effects, 2, "pythia-70m-deduped", SETS)
+    assert [str(e) for e in found] == ["pythia-70m-deduped@3-res-sm:32767", "pythia-70m-deduped@11-mlp-sm:4"]
+    wide = {("m", "res-sm"): 32_767}
+    assert [e.index for e in strongest(effects, 2, "m", SETS, wide)] == ["32768", "4"]
+
+
+def test_a_further_folder_of_lists_goes_through_the_same_tests(tmp_path: Path) -> None:
+    """Another model with other sets and more layers, redirected, compact and nested lists, and error nodes."""
+    sets = {"attn": "att-xy", "mlp": "mlp-xy", "resid_mid": "mid-xy__l0-9", "resid": "res-xy"}
+    effects = [
+        {"site": "resid_mid_10", "index": 7, "effect": -3.0}, {"site": "attn_11", "index": "ε", "effect": 2.9},
+        {"site": "embed", "index": 5, "effect": 2.0}, {"site": "mlp_10", "index": 12, "effect": 1.5},
+        {"site": "resid_mid_10", "index": 8, "effect": 1.0}, {"site": "attn_11", "index": 3, "effect": -0.5},
+        {"site": "resid_12", "index": -1, "effect": 0.4}, {"site": "mlp_0", "index": 0, "effect": 0.1},
+    ]  # fmt: skip
+    order = [("10-mid-xy__l0-9", 7), ("10-mid-xy__l0-9", 8), ("e-res-xy", 5), ("10-mlp-xy", 12), ("11-att-xy", 3)]
+    features = [entry(f"other-1b/{source}", index) for source, index in order]
+    name = "Größte 5/8 (ε dropped)"
+
+    def published(name: str, url: str, **more: object) -> dict[str, object]:
+        return {"name": name, "url": url, "features": msgspec.to_builtins(features), **more}
+
+    compact = quicklist_url("compact", features, "compact").replace(PAGE, "https://www.neuronpedia.org/quick-list/")
+    lists = [
+        published(name, quicklist_url(name, features), effects=effects, model="other-1b", sets=sets),
+        published("redirected", quicklist_url("redirected", features).replace(PAGE, "https://www.neuronpedia.org/quick-list")),
+        published("compact", compact),
+    ]  # fmt: skip
+    assert _verdict(tmp_path, lists) == "8 passed"
+    wrong = [published(name, quicklist_url(name, features), effects=effects[2:], model="other-1b", sets=sets)]
+    assert _verdict(tmp_path, wrong) == "1 failed, 3 passed"
+
+
+def _verdict(folder: Path, lists: list[dict[str, object]]) -> str:
+    """What the tests of published lists say of a folder."""
+    (folder / "published.json").write_text(json.dumps(lists), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "published_list", __file__],
+        cwd=ROOT, env={**os.environ, "SAESCOPE_QUICKLISTS": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return re.sub(r", \d+ deselected.*", "", done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,137 @@
+"""`saescope export`, `import` and `link`: what leaves a session for other tools, and what comes from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.commands.common import AsJson, check_writable, one_line_errors, print_result, read_prompt, say
+from engine.errors import BadRequest
+from engine.text import visible
+
+
+@one_line_errors
+def export(
+    file: Annotated[Path, typer.Argument(help="A session, or a circuit that `saescope circuit` wrote.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="quicklist of the marks, or presets; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."
+        ),
+    ] = "quicklist",
+    circuit: Annotated[
+        int | None, typer.Option(min=1, help="Which circuit of the session, from 1; the last otherwise.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The list's name; the session's title otherwise.")] = None,
+    form: Annotated[
+        str, typer.Option(help="Of a quicklist: auto, published, compact or nested (short, grouped by source).")
+    ] = "auto",
+    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.0,
+    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.0,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Labels of a circuit's features: feature-circuits' annotation JSON lines.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
+    from engine.headless import to_json
+    from sessions import circuit_export
+    from sessions.annotations import read_annotations
+    from sessions.export import Exported, export_quicklist
+    from sessions.quicklist import form_choice
+    from sessions.store import read_session
+
+    chosen = form_choice(form)
+    if to not in (*circuit_export.FORMATS, "presets"):
+        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)} or presets.")
+    exported: str | Exported
+    if to == "presets":
+        from sessions.presets import export_presets
+
+        exported = export_presets(read_session(file))
+    elif to == "quicklist" and circuit is None and not circuit_export.is_circuit(file):
+        exported = export_quicklist(read_session(file), name, chosen)
+    else:
+        labels = read_annotations(annotations) if annotations is not None else None
+        if labels is not None and str(labels.dirt):
+            say(str(labels.dirt))
+        exported = circuit_export.export_circuit(
+            circuit_export.find_circuit(file, circuit), to, name=name, node_threshold=node_threshold,
+            edge_threshold=edge_threshold, annotations=labels, form=chosen,
+        )  # fmt: skip
+    check_writable(out)
+    if isinstance(exported, Exported):
+        for line in exported.notes:
+            say(line)
+        exported = to_json(exported) if json else "\n".join(exported.urls)
+    if out is not None:
+        out.write_text(exported, encoding="utf-8")
+    else:
+        typer.echo(exported)
+
+
+@one_line_errors
+def import_what(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="The address of a quicklist or of a feature, in quotes; - reads some, one a line; or a circuit that "
+            "feature-circuits wrote, .pt."
+        ),
+    ],
+    into: Annotated[Path | None, typer.Option(help="Mark the features in this session file.")] = None,
+    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.01,
+    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.001,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Of a circuit: the model, if the file's name does not say.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a circuit's JSON, or the features, to this file too.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Read the features of a quicklist, or a circuit of feature-circuits; nothing in a file is executed."""
+    from engine.commands.circuits import import_circuit
+    from engine.headless import to_json
+    from sessions import listing, marks
+
+    if not listing.means_features(what):
+        if into is not None:
+            raise BadRequest("--into takes the features of addresses.", "A circuit is exported with `saescope export`.")
+        import_circuit(Path(what), node_threshold, edge_threshold, model, out, json)
+        return
+    check_writable(out)
+    listed = listing.read_features(read_prompt(what))
+    text, document = listing.listed_text(listed), to_json(listed)
+    if into is not None:
+        imported = marks.import_into(into, listed.features)
+        for line in imported.notes:
+            say(line)
+        text, document = "\n".join(visible(str(ref)) for ref in imported.marks), to_json(imported)
+    if out is not None:
+        out.write_text((document if json else text) + "\n", encoding="utf-8")
+    print_result(document, text, json)
+
+
+@one_line_errors
+def link(
+    feature: Annotated[str, typer.Argument(help="SOURCE:INDEX, MODEL@SOURCE:INDEX, or an address of the feature.")],
+    steer: Annotated[float | None, typer.Option(help="The steering page with this strength.")] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="The page for a frame in another page.")] = False,
+    hide: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an embedded page: explanation, plots, test, testfield, activations, link or steer."),
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="Search the source's features on this text.")] = None,
+    session: Annotated[Path | None, typer.Option(help="Sources are those of this session's dictionaries.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Print the Neuronpedia address of a feature: its page, its steering page, or a search in its dictionary."""
+    from engine.headless import to_json
+    from sessions import listing
+    from sessions.store import read_session
+
+    opened = read_session(session).dictionaries if session is not None else ()
+    made = listing.link(feature, opened, steer=steer, embed=embed, hide=hide or (), search=search)
+    print_result(to_json(made), made.url, json)
