@@ -115,6 +115,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("tokens.strength_bars", "b", "bars", "bars", "Show activations as bars under the tokens too"),
     Action("prompt.chat", "ctrl+t", "chat", "chat", "Wrap the prompt in the model's chat template, or not"),
     Action("session.resume", "U", "resume", "resume", "Open the last session that was not closed in good order"),
+    Action("feature.label", "N", "label", "label", "Give the selected feature a label of your own, kept on this machine"),
+    Action("labels.find", "B", "labels", "browse labels", "Find features of the open dictionaries by what their labels say"),
+    Action("labels.like", "tilde", "labels_like", "labels like it", "Find labels like the selected feature's"),
+    Action("session.import", "X", "import_marks", "import quicklist", "Mark the features of a Neuronpedia quicklist, pasted as an address"),
+    Action("session.numbers", "M", "numbers", "model", "What is open, and how its numbers are made: formula, hook, BOS, dtype, memory"),
     Action("session.export", "x", "export", "quicklist", "Show the Neuronpedia quicklist of the marked features"),
     Action("help.log", "E", "log", "log", "What happened in this session"),
     Action("help.error", "e", "explain", "details", "The long story of the last error"),
@@ -206,7 +211,7 @@ def moves_focus(key: str, group: Group) -> bool:
 
 
 _SHOWN = {
-    "question_mark": "?", "slash": "/", "equals_sign": "=", "less_than_sign": "<", "greater_than_sign": ">",
+    "question_mark": "?", "tilde": "~", "slash": "/", "equals_sign": "=", "less_than_sign": "<", "greater_than_sign": ">",
     "comma": ",", "full_stop": ".", "left": "←", "right": "→", "up": "↑", "down": "↓",
     "enter": "enter", "space": "space", "escape": "esc", "pageup": "pgup", "pagedown": "pgdn",
 }  # fmt: skip
@@ -222,7 +227,7 @@ _FOOTERS: dict[Group, tuple[str, ...]] = {
     "prompt": ("prompt.run", "view.back", "prompt.newline", "prompt.older", "prompt.chat"),
     "tokens": ("tokens.scope", "feature.next", "feature.mark", "feature.steer"),
     "features": ("features.filter", "features.order", "tokens.scope", "feature.mark", "feature.steer"),
-    "card": ("feature.next", "feature.mark", "feature.steer", "feature.copy_link"),
+    "card": ("feature.next", "feature.mark", "feature.steer", "feature.label", "feature.copy_link"),
     "circuit": ("circuit.open", "circuit.verify", "circuit.trace", "circuit.pin", "circuit.grid", "circuit.more_nodes"),
     "steering": (
         "steering.stronger", "steering.number", "steering.toggle", "steering.kind", "steering.seed", "steering.sweep",

@@ -40,10 +40,12 @@ from tui.actions import moves_focus
 from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
+from tui.label_control import LabelControl
 from tui.messages import EngineSpoke, PromptSubmitted
 from tui.recorder import Recorder
 from tui.restore import from_session
 from tui.screens.inspect import InspectScreen
+from tui.screens.labels import LabelsPage
 from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
 from tui.styles import STYLE_SHEETS
@@ -102,6 +104,7 @@ class SaescopeApp(App[None], Clipboard):
         self.inspect = InspectScreen()
         self.circuits = CircuitControl(self)
         self.steers = SteeringControl(self)
+        self.labels = LabelControl(self)
         self._moving = False
         """A key was pressed that moves the focus, and it has not moved yet."""
         self._held: list[events.Event] = []
@@ -208,6 +211,8 @@ class SaescopeApp(App[None], Clipboard):
             return
         if self.is_running and self.inspect.is_mounted:  # a timer may still fire while the screen is taken down
             self.inspect.show(self.state, old)
+            if isinstance(self.screen, LabelsPage):
+                self.screen.follow(self.state, old)
         for request in self._wants.missing(self.state):
             self.send(request)
         if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):

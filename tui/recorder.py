@@ -43,6 +43,8 @@ def to_session(state: State, base: Session) -> Session:
         runs=state.runs,
         cards=tuple(state.cards.values()),
         hints=dict(state.hints),
+        labels=dict(state.labels),
+        plan=state.engine.plan,
         steers=state.steers,
         evidence=state.evidence,
         presets=state.presets,
@@ -67,8 +69,8 @@ def _versions() -> dict[str, str]:
 
 
 _KEPT = (
-    "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "steers", "evidence",
-    "presets", "marks", "circuits", "circuit", "log", "title",
+    "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "labels", "steers",
+    "evidence", "presets", "marks", "circuits", "circuit", "log", "title",
 )  # fmt: skip  # the parts of the state that are in the file
 
 

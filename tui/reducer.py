@@ -28,6 +28,8 @@ from engine.protocol import (
     Hello,
     HintsRead,
     ImpactFound,
+    LabelSet,
+    LabelsFound,
     NextTokensFound,
     Opened,
     Progress,
@@ -94,7 +96,11 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
         case CardRead():
             return _with(state, cards={**state.cards, event.card.ref: event.card})
         case HintsRead():
-            return _with(state, hints={**state.hints, **event.hints})
+            return _with(state, hints={**state.hints, **event.hints}, labels={**state.labels, **event.labels})
+        case LabelsFound() if event.id == state.seeking:
+            return _with(state, found=event.result)
+        case LabelSet():
+            return _labelled(state, event)
         case Generated() | Adjusted() | Steered() | ControlFound() | SweepGrown() | ImpactFound() | AblationsRanked():
             return steering_reducer.heard(state, event, at) if _awaited(state, event.id) else state
         case TraceGrown() if _awaited(state, event.id):
@@ -142,6 +148,7 @@ def _opened(state: State, event: Opened, at: str) -> State:
         model=event.model,
         dictionaries=event.dictionaries,
         memory=event.memory,
+        plan=event.plan,
         deaths=state.engine.deaths,
     )
     notice = state.notice if state.notice and state.notice.level != "error" and not state.notice.where else None
@@ -203,6 +210,18 @@ def _row(state: State, event: RowRead) -> State:
     return _with(state, runs=(*state.runs[:-1], record))
 
 
+def _labelled(state: State, event: LabelSet) -> State:
+    """A feature has other labels now: the first of them is what it is called."""
+    key, card = str(event.feature), state.cards.get(event.feature)
+    labels = {k: v for k, v in state.labels.items() if k != key}
+    if event.labels:
+        labels[key] = event.labels[0].text
+    cards = state.cards
+    if card is not None:
+        cards = {**cards, event.feature: msgspec.structs.replace(card, labels=event.labels)}
+    return _with(state, labels=labels, cards=cards)
+
+
 def _failed(state: State, event: Failed, at: str) -> State:
     if state.engine.phase in {"starting", "opening"}:
         state = _engine(state, phase="lost", text=event.error.message)
@@ -211,7 +230,7 @@ def _failed(state: State, event: Failed, at: str) -> State:
         return steering_reducer.refused(state)
     task = next((t for t in state.tasks if t.id == event.id), None)
     if task is None:
-        return state
+        return _with(state, notice=fault_notice(event.error)) if event.id and event.id == state.seeking else state
     if task.kind == "steer":
         state = steering_reducer.given_up(state)
     state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
@@ -288,6 +307,16 @@ def select_token(state: State, token: int) -> State:
 def select_feature(state: State, ref: FeatureRef | None) -> State:
     """Choose the feature that colours the tokens and fills the card."""
     return state if ref == state.feature else _with(state, feature=ref)
+
+
+def seek(state: State, request: int) -> State:
+    """Labels are looked for; the answer to an older search will be ignored."""
+    return _with(state, seeking=request)
+
+
+def mark_all(state: State, refs: tuple[FeatureRef, ...]) -> State:
+    """Mark features beside those that are marked."""
+    return _with(state, marks=tuple(dict.fromkeys((*state.marks, *refs))))
 
 
 def toggle_mark(state: State, ref: FeatureRef) -> State:

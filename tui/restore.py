@@ -18,6 +18,7 @@ def from_session(state: State, session: Session) -> State:
         state.engine,
         model=session.model or state.engine.model,
         dictionaries=session.dictionaries or state.engine.dictionaries,
+        plan=session.plan or state.engine.plan,
     )
     state = msgspec.structs.replace(
         state,
@@ -33,6 +34,7 @@ def from_session(state: State, session: Session) -> State:
         site=view.site,
         cards={card.ref: card for card in session.cards},
         hints=session.hints,
+        labels=session.labels,
         marks=session.marks,
         steers=session.steers,
         evidence=session.evidence,

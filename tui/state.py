@@ -15,7 +15,9 @@ from engine.protocol import (
     FeatureRef,
     FeaturesResult,
     Hit,
+    LabelSearch,
     Memory,
+    MemoryPlan,
     ModelInfo,
     Open,
     Rank,
@@ -46,6 +48,7 @@ class EngineState(msgspec.Struct, frozen=True):
     model: ModelInfo | None = None
     dictionaries: tuple[DictionaryInfo, ...] = ()
     memory: Memory | None = None
+    plan: MemoryPlan | None = None
     deaths: int = 0
 
 
@@ -80,6 +83,7 @@ class Row(msgspec.Struct, frozen=True):
     sink: bool
     """It fires most on an attention sink of its site."""
     hint: str = ""
+    label: str = ""
     page: str | None = None
     """Its Neuronpedia page."""
 
@@ -114,6 +118,10 @@ class State(msgspec.Struct, frozen=True, dict=True):
     needle: str = ""
     cards: Mapping[FeatureRef, FeatureCard] = {}
     hints: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+    seeking: int = 0
+    """The search among labels whose answer is awaited."""
+    found: LabelSearch | None = None
     marks: tuple[FeatureRef, ...] = ()
     steering: SteeringState = SteeringState()
     steers: tuple[SteerRecord, ...] = ()
@@ -172,7 +180,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
         return self.sinks_at(self.feature.source if self.feature else None)
 
     def _largest(self, values: Sequence[float], sinks: frozenset[int]) -> float:
-        return max((v for i, v in enumerate(values) if i not in sinks), default=0.0)
+        return max((abs(v) for i, v in enumerate(values) if i not in sinks), default=0.0)
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
@@ -183,7 +191,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
         if values is None:
             return (0.0,) * len(self.result.tokens)
         top = self._largest(values, self.sinks)
-        return tuple(min(v / top, 1.0) if top > 0 else 0.0 for v in values)
+        return tuple(min(abs(v) / top, 1.0) if top > 0 else 0.0 for v in values)
 
     @cached_property
     def peak(self) -> float:
@@ -211,14 +219,14 @@ class State(msgspec.Struct, frozen=True, dict=True):
             row
             for row in found
             if (self.site is None or row.ref.source == self.site)
-            and (not needle or needle in f"{row.ref} {row.hint} {texts[row.position]}".casefold())
+            and (not needle or needle in f"{row.ref} {row.label} {row.hint} {texts[row.position]}".casefold())
         ]
         return tuple(sorted(kept, key=_ORDER_KEYS[self.order]))
 
     def _prompt_rows(self) -> list[Row]:
         assert self.result is not None
         return [
-            self._row(h.ref, h.activation, h.position, max(h.values[h.position], 0.0)) for h in self.result.features
+            self._row(h.ref, h.activation, h.position, abs(h.values[h.position])) for h in self.result.features
         ]
 
     def _token_rows(self) -> list[Row]:
@@ -226,7 +234,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
         if not 0 <= self.token < len(self.result.per_token):
             return []
         return [
-            self._row(FeatureRef(self.sites[f.site], f.index), f.activation, self.token, f.activation)
+            self._row(FeatureRef(self.sites[f.site], f.index), f.activation, self.token, abs(f.activation))
             for f in self.result.per_token[self.token]
         ]
 
@@ -240,6 +248,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
             share=peak / figures.strongest if figures and figures.strongest and not sink else 0.0,
             sink=sink,
             hint=self.hints.get(str(ref), ""),
+            label=self.labels.get(str(ref), ""),
             page=info.neuronpedia if info else None,
         )
 
@@ -304,10 +313,10 @@ class State(msgspec.Struct, frozen=True, dict=True):
 
 
 _ORDER_KEYS = {
-    "activation": lambda r: (-r.activation, r.ref),
+    "activation": lambda r: (-abs(r.activation), r.ref),
     "share": lambda r: (-r.share, r.ref),
-    "source": lambda r: (_natural(r.ref.source), -r.activation),
-    "position": lambda r: (r.position, -r.activation),
+    "source": lambda r: (_natural(r.ref.source), -abs(r.activation)),
+    "position": lambda r: (r.position, -abs(r.activation)),
 }
 
 

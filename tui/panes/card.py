@@ -18,6 +18,7 @@ from tui.panes.pane import Pane
 from tui.plot import histogram
 from tui.state import State
 from tui.text import cell_len, number, percent, signed, token_glyphs, visible, visible_token
+from tui.widgets.bar import shortened
 from tui.widgets.lines import Lines
 
 Part = Callable[[str], Style]
@@ -92,7 +93,7 @@ class CardPane(Pane):
 
 def card_lines(card: FeatureCard, formula: str, url: str | None, width: int, part: Part) -> list[Text]:
     """The whole card as lines of `width` cells."""
-    lines = [_facts(card, part)]
+    lines = [*label_lines(card, width, part), _facts(card, part)]
     if card.contexts:
         top = card.max_activation or 1.0
         lines += [context_line(context, top, width - 1, part) for context in card.contexts]
@@ -111,6 +112,19 @@ def card_lines(card: FeatureCard, formula: str, url: str | None, width: int, par
         lines.append(Text(f" {formula}", part("dim")))
     if url:
         lines.append(Text(f" {url}", part("link") + Style(link=url)))
+    return lines
+
+
+def label_lines(card: FeatureCard, width: int, part: Part) -> list[Text]:
+    """What others and the user call the feature, each with who said so."""
+    lines = []
+    for label in card.labels:
+        whose = " · ".join(filter(None, (visible(label.by), visible(label.kind))))
+        whose = f"  {whose}" if width > 60 and whose else ""
+        text = shortened(visible(label.text), max(width - 3 - cell_len(whose), 8))
+        line = Text(f" “{text}”", Style(bold=True))
+        line.append(whose, part("dim") + Style(bold=False))
+        lines.append(line)
     return lines
 
 

@@ -65,8 +65,13 @@ class FeatureList(LineList):
             return []
         site, token, peaks = self._columns(width)
         text = f"  {fit('site', site)} {fit('index', 8)}{fit('act', 7, right=True)} {fit('share', 5, right=True)}  "
-        text += f"{fit('at', token)} {fit('peaks on', peaks) if peaks > 5 else ''}"
+        text += f"{fit('at', token)} {fit(self._heading, peaks) if peaks > 5 else ''}"
         return [Segment(text, self.style_of("header"))]
+
+    @property
+    def _heading(self) -> str:
+        """What the last column shows: labels where features have some, and dim what the others peak on."""
+        return "label" if any(row.label for row in self.rows) else "peaks on"
 
     def draw_row(self, row: int, width: int) -> list[Segment]:
         item = self.rows[row]
@@ -86,7 +91,8 @@ class FeatureList(LineList):
             Segment(fit(place, token) + " "),
         ]
         if peaks > 5:
-            segments.append(Segment(fit(visible(item.hint), peaks), dim))
+            named = Segment(fit(visible(item.label), peaks)) if item.label else None
+            segments.append(named or Segment(fit(visible(item.hint), peaks), dim))
         if self.stale:
             segments = [Segment(s.text, dim) for s in segments]
         return segments
@@ -121,7 +127,9 @@ class FeaturesPane(Pane):
 
     def compose(self) -> ComposeResult:
         self.list = FeatureList()
-        self.filter = Field(id="feature-filter", placeholder="filter: site, index or token; Enter keeps, Escape clears")
+        self.filter = Field(
+            id="feature-filter", placeholder="filter: site, index, label, token; Enter keeps, Escape clears"
+        )
         yield self.title_bar
         yield self.filter
         yield self.list

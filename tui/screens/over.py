@@ -6,16 +6,24 @@ from typing import TYPE_CHECKING
 
 from textual.screen import Screen
 
-from engine.protocol import SaescopeError
+from engine.protocol import FeatureRef, SaescopeError, SessionError
 from sessions.export import export_quicklist
 from sessions.quicklist import feature_url
 from sessions.store import new_session
+from tui import reducer
 from tui.actions import Group
 from tui.recorder import to_session
+from tui.screens.asking import AskPage
+from tui.screens.labels import LabelsPage
+from tui.screens.numbers import NumbersPage
 from tui.screens.page import HelpPage, LogPage, TextPage
+from tui.text import counted
 
 if TYPE_CHECKING:
     from tui.app import SaescopeApp
+
+OWN = "you"
+"""Whose label one's own is."""
 
 
 class PageActions(Screen[None]):
@@ -33,6 +41,10 @@ class PageActions(Screen[None]):
         """Select what is under a cursor now."""
         raise NotImplementedError
 
+    def go_to(self, group: Group) -> None:
+        """Show a pane and give it the focus."""
+        raise NotImplementedError
+
     def action_help(self) -> None:
         self.app.push_screen(HelpPage(self.at))
 
@@ -46,6 +58,73 @@ class PageActions(Screen[None]):
             return
         text = "\n\n".join(filter(None, (notice.text, notice.remedy, notice.detail)))
         self.app.push_screen(TextPage("What happened", text, text))
+
+    def action_numbers(self) -> None:
+        self.app.push_screen(NumbersPage(self.saescope.state))
+
+    # --- labels -------------------------------------------------------------------------------------------------
+
+    def action_labels(self) -> None:
+        if self.saescope.labels.ready:
+            self.app.push_screen(LabelsPage(self.saescope.labels.seek), self._take_feature)
+
+    def action_labels_like(self) -> None:
+        feature = self._selected()
+        if feature is not None and self.saescope.labels.ready:
+            self.app.push_screen(LabelsPage(self.saescope.labels.seek, feature), self._take_feature)
+
+    def action_label(self) -> None:
+        feature = self._selected()
+        if feature is None or not self.saescope.labels.ready:
+            return
+        card = self.saescope.state.cards.get(feature)
+        own = next((label.text for label in card.labels if label.by == OWN), "") if card else ""
+        self.app.push_screen(
+            AskPage(
+                f"Your label of {feature}",
+                "It is kept on this machine, for every session, beside the labels of others; an empty line takes it "
+                "away. `saescope labels export` prints all of yours.",
+                lambda text: self.saescope.labels.put(feature, text),
+                present=own,
+                placeholder="what the feature is",
+            )
+        )
+
+    def _take_feature(self, feature: FeatureRef | None) -> None:
+        """A feature was chosen on a page: select it, whether it fires on the prompt or not."""
+        if feature is not None:
+            self.saescope.change(lambda s: reducer.select_feature(s, feature))
+            self.go_to("card")
+
+    def _selected(self) -> FeatureRef | None:
+        self.rest()
+        feature = self.saescope.state.feature
+        if feature is None:
+            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
+        return feature
+
+    # --- addresses ----------------------------------------------------------------------------------------------
+
+    def action_import_marks(self) -> None:
+        self.app.push_screen(
+            AskPage(
+                "Mark the features of a quicklist",
+                "Paste the address of a Neuronpedia quicklist, or of one feature's page. Features of the open "
+                "dictionaries are marked; for the others it says which dictionaries they need.",
+                self._import,
+                placeholder="https://neuronpedia.org/quick-list/?name=…",
+            )
+        )
+
+    def _import(self, address: str) -> None:
+        from sessions.marks import import_address
+
+        imported = import_address(address, self.saescope.state.engine.dictionaries)
+        if not imported.marks:
+            raise SessionError("No feature of this address is in an open dictionary.", " ".join(imported.notes))
+        self.saescope.change(lambda s: reducer.mark_all(s, imported.marks))
+        marked = counted(len(imported.marks), "feature is", "features are")
+        self.saescope.say(f"{marked} marked. {' '.join(imported.notes)}".strip(), "S steers them, x lists them.")
 
     def action_copy_link(self) -> None:
         self.rest()
