@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.commands import circuits, steering
+from engine.commands import circuits, getting, labels, steering
 from engine.commands.common import (
     AsJson,
     Chat,
+    check_writable,
     one_line_errors,
     print_result,
     read_prompt,
     report_progress,
+    say,
 )
 from engine.commands.groups import Grouped
 from engine.commands.opening import Device, model_names, opens_model
+from engine.documents import to_json
 from engine.errors import BadRequest
 from engine.quiet import quiet_libraries
 from engine.text import visible
@@ -39,12 +42,15 @@ app = typer.Typer(
 app.command("circuit")(circuits.circuit)
 app.command("faithfulness")(circuits.faithfulness)
 app.command("export")(exchange.export)
-app.command("import")(exchange.import_what)
 app.command("link")(exchange.link)
 app.command("steer", cls=Grouped)(steering.steer)
 app.command("sweep", cls=Grouped)(steering.sweep)
 app.command("impact", cls=Grouped)(steering.impact)
 app.command("ablate")(steering.ablate)
+app.command("dictionaries")(getting.dictionaries)
+app.add_typer(getting.get_app, name="get")
+app.add_typer(labels.app, name="labels")
+getting.get_app.command("labels")(labels.get_labels)
 
 
 def _print_version(wanted: bool) -> None:
@@ -161,18 +167,58 @@ def card(
     from engine import headless, reports
 
     result = headless.card(opening, feature, report=report_progress)
-    print_result(headless.to_json(result), reports.card_text(result), json)
+    print_result(to_json(result), reports.card_text(result), json)
 
 
 @app.command("sets")
 @one_line_errors
 def list_sets(json: AsJson = False) -> None:
     """What can be opened, where it lies and how large it is."""
-    from engine import headless, reports
+    from engine import reports
     from engine.sets import all_sets
 
     found = all_sets()
-    print_result(headless.to_json(found), reports.sets_text(found), json)
+    print_result(to_json(found), reports.sets_text(found), json)
+
+
+@app.command("import")
+@one_line_errors
+def import_what(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="The address of a quicklist or of a feature, in quotes; - reads some, one a line; or a circuit that "
+            "feature-circuits wrote, .pt."
+        ),
+    ],
+    into: Annotated[Path | None, typer.Option(help="Mark the features in this session file.")] = None,
+    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.01,
+    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.001,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Of a circuit: the model, if the file's name does not say.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a circuit's JSON, or the features, to this file too.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Read the features of a quicklist, or a circuit of feature-circuits; nothing in a file is executed."""
+    from sessions import listing, marks
+
+    if not listing.means_features(what):
+        if into is not None:
+            raise BadRequest("--into takes the features of addresses.", "A circuit is exported with `saescope export`.")
+        circuits.import_circuit(Path(what), node_threshold, edge_threshold, model, out, json)
+        return
+    check_writable(out)
+    listed = listing.read_features(read_prompt(what))
+    text, document = listing.listed_text(listed), to_json(listed)
+    if into is not None:
+        imported = marks.import_into(into, listed.features)
+        for line in imported.notes:
+            say(line)
+        text, document = "\n".join(visible(str(ref)) for ref in imported.marks), to_json(imported)
+    if out is not None:
+        out.write_text((document if json else text) + "\n", encoding="utf-8")
+    print_result(document, text, json)
 
 
 @app.command()
@@ -184,18 +230,34 @@ def locate(json: AsJson = False) -> None:
     places = headless.places()
     pairs = [(key, v) for key, value in places.items() for v in (value if isinstance(value, list) else [value])]
     lines = [f"{key:<13} {visible(v)}" for key, v in pairs]
-    print_result(headless.to_json(places), "\n".join(lines), json)
+    print_result(to_json(places), "\n".join(lines), json)
 
 
 @app.command()
 @one_line_errors
-def doctor(json: AsJson = False) -> None:
-    """Versions, devices, terminal and paths, and what is missing."""
+@opens_model()
+def doctor(
+    *,
+    opening: Open,
+    text: Annotated[
+        Path | None, typer.Option(help="With --dictionary: text to measure on; a sample of ours otherwise.")
+    ] = None,
+    activations: Annotated[
+        Path | None, typer.Option(help="With --dictionary: activations exported by Neuronpedia, to compare with.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Versions, devices, terminal and paths; with --dictionary, whether dictionaries belong to their model."""
+    if opening.model is not None or opening.dictionaries:
+        from engine.checkup_report import report as checkup_text
+        from engine.headless_checkup import check_dictionaries
+
+        checked = check_dictionaries(opening, text, activations, report_progress)
+        print_result(to_json(checked), checkup_text(checked), json)
+        return
     from engine.doctor import examine, report
 
     found = examine()
-    from engine.headless import to_json
-
     print_result(to_json(found), report(found), json)
 
 

@@ -42,8 +42,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What is taken from one reading; tensors on the CPU after `_bring_back`."""
+class Found:
+    """What is taken from one reading as soon as it is full; tensors on the CPU after `_bring_back`."""
 
     candidates: Tensor
     """[m] the features whose aggregate is largest."""
@@ -59,7 +59,7 @@ class _Found:
     explained_variance: Tensor
 
     @classmethod
-    def gather(cls, reading: Reading, question: Question) -> _Found:
+    def gather(cls, reading: Reading, question: Question) -> Found:
         top = reading.aggregate(question.rank).topk(min(max(question.top, question.per_site), reading.dictionary.d_sae))
         return cls(
             candidates=top.indices,
@@ -79,9 +79,12 @@ _Ranked = tuple[float, int, int]
 """The aggregate, the number of the site, the place among the site's candidates."""
 
 
-def answer(readings: Sequence[Reading], question: Question, started: float) -> Answer:
-    """The answer to a question; `started` is when the reading began, on the performance counter."""
-    found = _bring_back([_Found.gather(reading, question) for reading in readings])
+def answer(readings: Sequence[Reading], found: Sequence[Found], question: Question, started: float) -> Answer:
+    """The answer to a question, from what was taken from each reading.
+
+    `started` is when the reading began, on the performance counter.
+    """
+    found = _bring_back(found)
     per_token, strength = _per_token(found)
     hits = _hits(readings, found, question)
     return Answer(
@@ -105,17 +108,17 @@ def answer(readings: Sequence[Reading], question: Question, started: float) -> A
     )
 
 
-def _bring_back(found: list[_Found]) -> list[_Found]:
+def _bring_back(found: Sequence[Found]) -> list[Found]:
     """The same on the CPU: one transfer of one tensor, since every single one would wait for the GPU."""
     tensors = [tensor for one in found for tensor in vars(one).values()]
     if tensors[0].device.type == "cpu":
-        return found
+        return list(found)
     flat = torch.cat([t.flatten().double() for t in tensors]).cpu()  # float64 holds float32 and any index exactly
     pieces = iter(torch.split(flat, [t.numel() for t in tensors]))
-    return [_Found(**{k: next(pieces).reshape(t.shape).to(t.dtype) for k, t in vars(one).items()}) for one in found]
+    return [Found(**{k: next(pieces).reshape(t.shape).to(t.dtype) for k, t in vars(one).items()}) for one in found]
 
 
-def _hits(readings: Sequence[Reading], found: list[_Found], question: Question) -> tuple[Hit, ...]:
+def _hits(readings: Sequence[Reading], found: list[Found], question: Question) -> tuple[Hit, ...]:
     ranked = sorted(
         (
             (value, site, place)
@@ -158,7 +161,7 @@ def _aggregate(row: Tensor, rank: Rank) -> float:
     return float(value)
 
 
-def _per_token(found: list[_Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...], tuple[float, ...]]:
+def _per_token(found: list[Found]) -> tuple[tuple[tuple[TokenFeature, ...], ...], tuple[float, ...]]:
     """The features of every token, and how strongly anything fires there: the largest share of a site's strongest
     activation, among the sites where the token is no sink."""
     values = [one.top_values.tolist() for one in found]

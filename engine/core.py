@@ -136,13 +136,13 @@ class Engine:
 
     def _open(self, request: Open, job: Job) -> None:
         started = time.perf_counter()
-        self._opened, self._readings = open_set(request, job), None
-        self._tracer = self._steerer = None
+        self._opened = self._readings = self._tracer = self._steerer = None  # what was open makes room
+        self._opened = open_set(request, job)
         job.emit(
             Opened(
                 id=job.id,
                 model=self._opened.info(),
-                dictionaries=tuple(map(describe, self._opened.dictionaries.values())),
+                dictionaries=tuple(describe(d, self._opened.plan) for d in self._opened.dictionaries.values()),
                 memory=memory_in_use(self._opened.model.device),
                 seconds=time.perf_counter() - started,
                 plan=self._opened.plan,

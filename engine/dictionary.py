@@ -126,6 +126,11 @@ class Dictionary:
         return describing.formula(self)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.encoder.device
+
+    @property
     def precision(self) -> torch.dtype:
         """What is computed in: float32 or float64."""
         return self.encoder.dtype
@@ -251,7 +256,8 @@ class Dictionary:
 
     @cached_property
     def decoder_norm(self) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(self.decoder, dim=1).clamp(min=_SMALLEST_NORM)
+        with torch.inference_mode(False):  # it outlives the pass that asks for it, and gradients may go through it
+            norm: Tensor = torch.linalg.vector_norm(self.decoder, dim=1).clamp(min=_SMALLEST_NORM)
         return norm
 
     @property

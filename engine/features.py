@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.answer import Answer, Question, answer
+from engine.answer import Answer, Found, Question, answer
 from engine.dictionary import Dictionary
 from engine.job import Job
 from engine.memory import in_smaller_pieces
@@ -68,13 +68,16 @@ def _read(
     for dictionary in dictionaries:
         by_site[dictionary.site].append(readings[dictionary.source])
     last = max(by_site, key=lambda site: site.depth)
+    taken: dict[str, Found] = {}
 
     def visitor(site: Site) -> Callable[[Tensor], None]:
         def visit(x: Tensor) -> None:
             for reading in by_site[site]:
                 reading.add(x[0].reshape(x.shape[1], -1))
+                if reading.filled == len(ids):  # its weights are at hand now; on a shelf they may be gone later
+                    taken[reading.dictionary.source] = Found.gather(reading, question)
             if site == last and by_site[site][0].filled == len(ids):
-                found(answer(list(readings.values()), question, started))
+                found(answer(list(readings.values()), [taken[source] for source in readings], question, started))
 
         return visit
 

@@ -18,7 +18,7 @@ def sha256_of(path: Path) -> str:
 
 def model_sha256(folder: Path) -> str:
     """One hash over all weight files of a model folder, in name order; cached."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pth"))
     key = "|".join(f"{f.resolve()}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
     store = paths.cache_dir() / "hashes.json"
     known = _load(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from engine import default_model, paths, sets
+from engine import default_model, paths, resolving, sets
+from engine.documents import to_json
 from engine.errors import BadRequest, SaescopeError
 from engine.job import Job
 from engine.protocol import (
@@ -28,7 +28,6 @@ from engine.protocol import (
     ShowCard,
     parse_feature,
 )
-from engine.text import terminal_safe_json
 
 Report = Callable[[str, int, int], None]
 E = TypeVar("E", bound=Event)
@@ -110,7 +109,7 @@ def card(opening: Open, feature: str, *, report: Report) -> FeatureCard:
 def places() -> dict[str, str | list[str]]:
     """Where the default model and dictionaries, settings, sessions, caches and logs lie."""
     try:
-        dictionaries = sets.resolve(None, ()).dictionaries
+        dictionaries = resolving.resolve(None, ()).dictionaries
     except SaescopeError:  # the default set is damaged or gone: all the more reason to say where the rest lies
         dictionaries = ()
     return {
@@ -123,15 +122,6 @@ def places() -> dict[str, str | list[str]]:
         "data": str(paths.data_dir()),
         "log": str(paths.log_file()),
     }
-
-
-def to_json(value: Any) -> str:
-    """JSON that is safe to print: nothing in it acts on a terminal."""
-    try:
-        encoded = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # a path that is not UTF-8
-        encoded = json.dumps(msgspec.to_builtins(value))
-    return terminal_safe_json(encoded)
 
 
 def features_json(result: FeaturesResult, per_token: bool) -> str:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from engine.errors import BadRequest, ModelMissing, OutOfMemory
+from engine.hooked_model import is_hooked, open_hooked
 from engine.job import Job
 from engine.jsonfile import read_object
 from engine.model import LanguageModel
@@ -69,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_object(file)
     except ValueError as error:
         raise ModelMissing(f"{file} is not valid JSON ({error}).", "Save the model again.") from None
-    if not config.get("architectures"):
+    if not config.get("architectures") and not is_hooked(folder, config):
         raise ModelMissing(f"{file} names no architecture.", 'Add the key architectures, e.g. ["LlamaForCausalLM"].')
     return config
 
@@ -85,11 +86,15 @@ def open_model(
     """The model in `folder` on a device, in eval mode, gradients off.
 
     Raises:
-        ModelMissing: no such folder, no config, no safetensors weights, or an architecture transformers lacks.
+        ModelMissing: no such folder, no config, no safetensors weights (nor a TransformerLens checkpoint), or an
+            architecture transformers lacks.
         OutOfMemory: it does not fit the device.
     """
     quiet_libraries()
     config = read_config(folder)
+    if is_hooked(folder, config):
+        place = choose_device(device)
+        return open_hooked(folder, config, place, choose_dtype(dtype, place, "float32"), name or folder.name, job)
     if not any(folder.glob("*.safetensors")):
         raise ModelMissing(
             f"{folder} has no .safetensors weights.",

@@ -60,11 +60,72 @@ def memory_in_use(device: torch.device) -> Memory:
 
 
 def available_bytes(device: torch.device) -> int:
-    """How much memory could be taken now: free on the GPU, or what the system counts as available."""
+    """How much memory could be taken now: free on the GPU; else what the system, the container or batch job this
+    process is in, and its own limits leave."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    limits = (_system_available(), cgroup_available(), _address_space_left())
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else memory_in_use(device).total // 4
+
+
+def _system_available() -> int | None:
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    return memory_in_use(device).total // 4
+    return None
+
+
+def cgroup_available(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the tightest control group around this process leaves, or None where none limits it.
+
+    Containers and Slurm limit memory this way, and the system's own figure knows nothing of it. Files that the kernel
+    can drop again do not count as used.
+    """
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return None
+    left = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if not controllers:  # version 2, alone or beside version 1
+            bases, names = (root, root / "unified"), ("memory.max", "memory.high", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            bases = (root / "memory", root / controllers)
+            names = ("memory.limit_in_bytes", "", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        inside = Path(path.lstrip("/"))
+        # In a container the path may be the host's, of which only the root is to be seen here.
+        left += [_left_in(base / group, *names) for base in bases for group in (inside, *inside.parents)]
+    return min((n for n in left if n is not None), default=None)
+
+
+def _left_in(group: Path, limit: str, soft_limit: str, usage: str, droppable: str) -> int | None:
+    """What one control group leaves; None where it sets no limit."""
+    limits = [n for name in (limit, soft_limit) if name and (n := _number_in(group / name)) is not None]
+    used = _number_in(group / usage)
+    if not limits or used is None or min(limits) >= 1 << 60:  # version 1 writes "none" as almost 2**63
+        return None
+    return max(0, min(limits) - used + (_number_in(group / "memory.stat", droppable) or 0))
+
+
+def _number_in(file: Path, key: str = "") -> int | None:
+    """The number a file holds, or the one after a key; None where there is none, or it says "max"."""
+    try:
+        words = file.read_text().split()
+        return int(words[words.index(key) + 1] if key else words[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _address_space_left() -> int | None:
+    """What `ulimit -v` leaves, or None."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _number_in(Path("/proc/self/statm"))
+    if limit == resource.RLIM_INFINITY or pages is None:
+        return None
+    return max(0, limit - pages * resource.getpagesize())

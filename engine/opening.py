@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from engine import default_model, sets
+import torch
+
+from engine import default_model, planning
 from engine.cards import has_cards
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
+from engine.formats.neurons import places_for
 from engine.formats.read import read
 from engine.hashes import model_sha256
 from engine.job import Job
-from engine.loading import open_model
+from engine.loading import choose_device, open_model
+from engine.memory import available_bytes
 from engine.model import LanguageModel
-from engine.protocol import DictionaryInfo, ModelInfo, Open, Provenance
+from engine.model_names import mismatch
+from engine.places import Place
+from engine.protocol import DictionaryInfo, MemoryPlan, ModelInfo, Open, Provenance
+from engine.residency import PagedDictionary, Shelf, keep
+from engine.resolving import resolve
 
-_PACKAGES = ("saescope", "torch", "transformers")
+_PACKAGES = ("saescope", "torch", "transformers", "transformer-lens")
 
 
 @dataclass
@@ -30,6 +40,9 @@ class OpenSet:
     bos: bool | None
     """True: prompts begin with BOS; False: they do not; None: as the tokenizer does."""
     sha256: str
+    folded: bool = False
+    """Activations are f·‖W_dec‖, as Neuronpedia shows them."""
+    plan: MemoryPlan | None = None
 
     # --- dictionaries -------------------------------------------------------------------------------------------
 
@@ -119,6 +132,7 @@ class OpenSet:
             bos=info.bos,
             settings=settings,
             versions={name: version(name) for name in _PACKAGES},
+            formulas={d.source: d.formula for d in dictionaries},
         )
 
 
@@ -128,26 +142,52 @@ def open_set(request: Open, job: Job) -> OpenSet:
     Raises:
         SaescopeError: something is missing, damaged, or does not fit together.
     """
-    opening = sets.resolve(request.model, request.dictionaries)
+    opening = resolve(request.model, request.dictionaries, download=request.download, report=job.progress)
     folder = opening.model or default_model.ensure(job)
-    name = default_model.NAME if opening.model is None else folder.name
-    model = open_model(folder, request.device, request.dtype, name=name, job=job)
+    name = default_model.NAME if opening.model is None else opening.name or folder.name
+    job.progress("measuring what it needs")
+    device = choose_device(request.device)
+    planned = planning.plan(
+        folder, opening.dictionaries, str(device), request.dtype, request.residency, available_bytes(device),
+        available_bytes(torch.device("cpu")),
+    )  # fmt: skip
+    model = open_model(folder, str(device), planned.dtype, name=name, job=job)
+    places = [*opening.dictionaries, *(p for wanted in opening.neurons for p in places_for(model, wanted))]
+    if not places:
+        raise BadRequest(f"No dictionary was named for {name}.", "Add --dictionary, once for each.")
     dictionaries: dict[str, Dictionary] = {}
-    for number, place in enumerate(opening.dictionaries):
-        job.progress("loading dictionaries", number, len(opening.dictionaries))
-        dictionary = read(place)
-        if dictionary.source in dictionaries:
-            dictionary.source = f"{place.path.parent.name}-{dictionary.source}"
-        if dictionary.source in dictionaries:
-            raise BadRequest(f"Two dictionaries are called {dictionary.source}.", "Rename one of the folders.")
+    shelf = Shelf(planned.resident)
+    for number, place in enumerate(places):
+        job.progress("loading dictionaries", number, len(places))
+        job.check()
+        again = partial(_read, place, request.fold)
+        dictionary = again()
         check_fit(model, dictionary)
-        dictionaries[dictionary.source] = dictionary.to(model.device, model.dtype)
+        note_other_model(model, dictionary)
+        dictionary.source = _distinct(dictionary, dictionaries)
+        dictionaries[dictionary.source] = keep(dictionary, planned, shelf, model.device, model.dtype, again)
     bos = bos_rule(request.bos, list(dictionaries.values()))
     job.progress("hashing the model")
-    opened = OpenSet(model, dictionaries, bos, model_sha256(folder))
+    opened = OpenSet(model, dictionaries, bos, model_sha256(folder), request.fold, planned)
     gc.collect()
     gc.freeze()  # the libraries' half a million objects need not be walked again
     return opened
+
+
+def _read(place: Place, fold: bool) -> Dictionary:
+    """The dictionary at a place, its decoder norms folded into its activations where that is wanted."""
+    dictionary = read(place)
+    return dictionary.folded() if fold else dictionary
+
+
+def _distinct(dictionary: Dictionary, others: Mapping[str, Dictionary]) -> str:
+    """Its source, with the folder above it where another one has that name."""
+    source = dictionary.source
+    if source in others and dictionary.place is not None:
+        source = f"{dictionary.place.path.parent.name}-{source}"
+    if source in others:
+        raise BadRequest(f"Two dictionaries are called {source}.", "Rename one of the folders.")
+    return source
 
 
 def check_fit(model: LanguageModel, dictionary: Dictionary) -> None:
@@ -169,6 +209,13 @@ def check_fit(model: LanguageModel, dictionary: Dictionary) -> None:
         )
 
 
+def note_other_model(model: LanguageModel, dictionary: Dictionary) -> None:
+    """Say where a dictionary names another model than the one it is opened with; folders may have any name."""
+    said = mismatch(model.name, dictionary.metadata.get("model_name"))
+    if said is not None:
+        dictionary.notes = (*dictionary.notes, said)
+
+
 def bos_rule(wanted: str, dictionaries: list[Dictionary]) -> bool | None:
     """Whether prompts start with BOS: as asked, else as the dictionaries were trained, else as the tokenizer does."""
     if wanted != "auto":
@@ -182,7 +229,13 @@ def bos_rule(wanted: str, dictionaries: list[Dictionary]) -> bool | None:
     return next(iter(rules.values()), None)
 
 
-def describe(dictionary: Dictionary) -> DictionaryInfo:
+def page_of(dictionary: Dictionary) -> str | None:
+    """`model/source` on Neuronpedia; None where its files say nothing, or nothing of that form."""
+    said = dictionary.metadata.get("neuronpedia_id")
+    return said if isinstance(said, str) and all(said.split("/")) and said.count("/") == 1 else None
+
+
+def describe(dictionary: Dictionary, plan: MemoryPlan | None = None) -> DictionaryInfo:
     """A dictionary as the screen and the session know it."""
     return DictionaryInfo(
         source=dictionary.source,
@@ -194,9 +247,10 @@ def describe(dictionary: Dictionary) -> DictionaryInfo:
         d_sae=dictionary.d_sae,
         folder=str(dictionary.folder),
         sha256=dictionary.sha256,
-        neuronpedia=dictionary.metadata.get("neuronpedia_id"),
+        neuronpedia=page_of(dictionary),
         has_cards=has_cards(dictionary.folder),
         form=dictionary.form,
         notes=dictionary.notes,
+        residency=plan.residency if plan is not None and isinstance(dictionary, PagedDictionary) else "device",
         release=dictionary.place.release if dictionary.place else None,
     )

@@ -34,7 +34,7 @@ class Reading:
     """
 
     def __init__(self, dictionary: Dictionary, tokens: int, keep: int, skip: int, *, sums: bool = False) -> None:
-        device = dictionary.encoder.device
+        device, precision = dictionary.device, dictionary.precision
         self.dictionary = dictionary
         self.skip = skip
         self.counted = tokens - skip
@@ -44,10 +44,10 @@ class Reading:
         self._keep = max(1, min(keep, dictionary.k or dictionary.d_sae, dictionary.d_sae))
         self._x: list[Tensor] = []
         self._sparse: list[Sparse] = []
-        self.top_values = torch.zeros(tokens, self._keep, device=device)
+        self.top_values = torch.zeros(tokens, self._keep, device=device, dtype=precision)
         self.top_indices = torch.zeros(tokens, self._keep, dtype=torch.long, device=device)
-        self.maximum = torch.zeros(dictionary.d_sae, device=device)
-        self.total = torch.zeros(dictionary.d_sae, device=device)
+        self.maximum = torch.zeros(dictionary.d_sae, device=device, dtype=precision)
+        self.total = torch.zeros(dictionary.d_sae, device=device, dtype=precision)
         self._active = torch.zeros((), device=device)
         self._squared_error = torch.zeros((), device=device)
 

@@ -111,6 +111,8 @@ class Provenance(msgspec.Struct, frozen=True):
     bos: str
     settings: dict[str, Any]
     versions: dict[str, str]
+    formulas: dict[str, str] = {}
+    """Source → how its activations are computed: centring, normalisation and folding included."""
 
 
 class NextToken(msgspec.Struct, frozen=True, array_like=True):

@@ -7,15 +7,11 @@ the user's data directory, where `saescope train` puts new ones.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from engine import default_model, paths
-from engine.errors import BadRequest, ModelMissing
-from engine.formats.find import find
-from engine.places import Place
 
 DEFAULT_MODEL = "default"
 DEFAULT_SET = "smollm2"
@@ -41,14 +37,6 @@ class SetInfo(msgspec.Struct, frozen=True):
     model_bytes: int
     dictionaries: tuple[str, ...]
     dictionary_bytes: int
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What `open` was resolved to; a model of None is the default model, which may still have to be fetched."""
-
-    model: Path | None
-    dictionaries: tuple[Place, ...]
 
 
 def user_sets_dir() -> Path:
@@ -81,36 +69,6 @@ def _describe(file: Path) -> SetInfo:
         dictionaries=content.dictionaries,
         dictionary_bytes=sum(f.stat().st_size for f in file.parent.rglob("*") if f.is_file()),
     )
-
-
-def resolve(model: str | None, dictionaries: tuple[str, ...]) -> Opening:
-    """What a set name, a model folder and dictionary folders mean together.
-
-    Raises:
-        BadRequest: a model without dictionaries, or a name that is no set.
-        ModelMissing: a path where there is no folder.
-        DictionaryMissing: a folder that holds none.
-    """
-    if model is None and not dictionaries:
-        model = DEFAULT_SET
-    if model is not None and not dictionaries:
-        named = {info.name: info for info in all_sets()}
-        if (info := named.get(model)) is None:
-            if model and Path(model).expanduser().is_dir():
-                raise BadRequest(f"Which dictionaries for {model}?", "Add --dictionary DIR, once for each.")
-            sets = f"Sets here: {', '.join(named) or 'none'}."
-            if "/" in model:
-                raise ModelMissing(f"There is no folder {model}.", f"Give a local Hugging Face model folder. {sets}")
-            raise BadRequest(f"There is no set called {model!r}.", sets)
-        content = msgspec.json.decode((Path(info.folder) / "set.json").read_bytes(), type=SetFile)
-        return Opening(
-            None if content.model == DEFAULT_MODEL else Path(content.model),
-            tuple(place for name in content.dictionaries for place in find(Path(info.folder) / name)),
-        )
-    if model is not None and not Path(model).expanduser().is_dir() and "/" not in model:
-        raise BadRequest(f"With --dictionary, --model is a folder; there is none called {model!r}.", "Give its path.")
-    folders = tuple(place for given in dictionaries for place in find(Path(given).expanduser()))
-    return Opening(Path(model).expanduser() if model else None, folders)
 
 
 def write_set(folder: Path, model: str, dictionaries: list[str], description: str) -> None:

@@ -47,7 +47,11 @@ class TextTokenizer:
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
             spec = read_object(file)
-            self._config = read_object(config) if config.is_file() else {}
+            named = folder / "special_tokens_map.json"
+            self._config = {
+                **(read_object(named) if named.is_file() else {}),
+                **(read_object(config) if config.is_file() else {}),
+            }
         except Exception as error:  # the library raises Exception itself
             raise ModelMissing(
                 f"The tokenizer in {folder} cannot be read ({error}).", "Save it again with save_pretrained()."
@@ -60,9 +64,17 @@ class TextTokenizer:
     @cached_property
     def bos_id(self) -> int | None:
         """The id put before a text where the BOS rule asks for one."""
-        token = self._config.get("bos_token")
+        return self._named_id("bos_token")
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """The id that ends a text, where the tokenizer's own files name one."""
+        return self._named_id("eos_token")
+
+    def _named_id(self, name: str) -> int | None:
+        token = self._config.get(name)
         text = token.get("content") if isinstance(token, dict) else token
-        return self._tokenizer.token_to_id(text) if text else None
+        return self._tokenizer.token_to_id(text) if isinstance(text, str) and text else None
 
     @cached_property
     def vocabulary_sha256(self) -> str:
@@ -133,6 +145,11 @@ class TextTokenizer:
         except UnicodeDecodeError:
             text = bytes_glyph(data)
         return Token(id=token_id, text=text, special=token_id in self._special)
+
+    def stored_token(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it, e.g. `Ġthe` or `▁the`; None where there is no such id."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return token
 
     @property
     def size(self) -> int:

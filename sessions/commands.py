@@ -1,4 +1,4 @@
-"""`saescope export`, `import` and `link`: what leaves a session for other tools, and what comes from them."""
+"""`saescope export` and `link`: what leaves for other tools."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from engine.commands.common import AsJson, check_writable, one_line_errors, print_result, read_prompt, say
+from engine.commands.common import AsJson, check_writable, one_line_errors, print_result, say
 from engine.errors import BadRequest
-from engine.text import visible
 
 
 @one_line_errors
@@ -37,7 +36,7 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from sessions import circuit_export
     from sessions.annotations import read_annotations
     from sessions.export import Exported, export_quicklist
@@ -74,47 +73,6 @@ def export(
 
 
 @one_line_errors
-def import_what(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="The address of a quicklist or of a feature, in quotes; - reads some, one a line; or a circuit that "
-            "feature-circuits wrote, .pt."
-        ),
-    ],
-    into: Annotated[Path | None, typer.Option(help="Mark the features in this session file.")] = None,
-    node_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: nodes with a larger |effect|.")] = 0.01,
-    edge_threshold: Annotated[float, typer.Option(min=0, help="Of a circuit: edges with a larger |weight|.")] = 0.001,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Of a circuit: the model, if the file's name does not say.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write a circuit's JSON, or the features, to this file too.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Read the features of a quicklist, or a circuit of feature-circuits; nothing in a file is executed."""
-    from engine.commands.circuits import import_circuit
-    from engine.headless import to_json
-    from sessions import listing, marks
-
-    if not listing.means_features(what):
-        if into is not None:
-            raise BadRequest("--into takes the features of addresses.", "A circuit is exported with `saescope export`.")
-        import_circuit(Path(what), node_threshold, edge_threshold, model, out, json)
-        return
-    check_writable(out)
-    listed = listing.read_features(read_prompt(what))
-    text, document = listing.listed_text(listed), to_json(listed)
-    if into is not None:
-        imported = marks.import_into(into, listed.features)
-        for line in imported.notes:
-            say(line)
-        text, document = "\n".join(visible(str(ref)) for ref in imported.marks), to_json(imported)
-    if out is not None:
-        out.write_text((document if json else text) + "\n", encoding="utf-8")
-    print_result(document, text, json)
-
-
-@one_line_errors
 def link(
     feature: Annotated[str, typer.Argument(help="SOURCE:INDEX, MODEL@SOURCE:INDEX, or an address of the feature.")],
     steer: Annotated[float | None, typer.Option(help="The steering page with this strength.")] = None,
@@ -128,7 +86,7 @@ def link(
     json: AsJson = False,
 ) -> None:
     """Print the Neuronpedia address of a feature: its page, its steering page, or a search in its dictionary."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from sessions import listing
     from sessions.store import read_session
 

@@ -225,9 +225,7 @@ class State(msgspec.Struct, frozen=True, dict=True):
 
     def _prompt_rows(self) -> list[Row]:
         assert self.result is not None
-        return [
-            self._row(h.ref, h.activation, h.position, abs(h.values[h.position])) for h in self.result.features
-        ]
+        return [self._row(h.ref, h.activation, h.position, abs(h.values[h.position])) for h in self.result.features]
 
     def _token_rows(self) -> list[Row]:
         assert self.result is not None

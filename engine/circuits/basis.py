@@ -111,7 +111,7 @@ class DictionaryBasis:
         )
 
     def constant(self, x: Tensor) -> Tensor:
-        nothing = x.new_zeros(len(x), self.dictionary.decoder.shape[1], dtype=self.dictionary.precision)
+        nothing = x.new_zeros(len(x), self.dictionary.d_out, dtype=self.dictionary.precision)
         return self.dictionary.finish(nothing, x)
 
     def along(self, features: Tensor, vectors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from engine.circuits.workspace import telling_out_of_memory
 from engine.errors import BadRequest
 from engine.job import Job
 from engine.loading import DTYPES
-from engine.opening import OpenSet
+from engine.opening import OpenSet, page_of
 from engine.protocol import Checked, FaithfulnessFound, MeasureFaithfulness, Trace, TraceGrown, Verify
 from engine.sites import Site, parse_hook
 
@@ -129,7 +129,7 @@ class Tracer:
     ) -> Circuit:
         opened = self._opened
         sites, nodes, edges, edge_threshold = assemble(traced)
-        pages = {d.source: d.metadata.get("neuronpedia_id") for d in opened.dictionaries.values()}
+        pages = {d.source: page_of(d) for d in opened.dictionaries.values()}
         if not request.neurons:
             sites = tuple(msgspec.structs.replace(s, neuronpedia=pages.get(s.source)) for s in sites)
         total, clean = metric_values(traced)

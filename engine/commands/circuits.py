@@ -89,7 +89,8 @@ def circuit(
     json: AsJson = False,
 ) -> None:
     """Which features cause a metric, and how they feed one another."""
-    from engine import circuit_reports, headless, headless_circuits
+    from engine import circuit_reports, headless_circuits
+    from engine.documents import to_json
 
     check_writable(out)
     request = headless_circuits.trace_request(
@@ -103,9 +104,9 @@ def circuit(
     for line in found.provenance.settings.get("notes", ()):
         say(line)
     if out is not None:
-        out.write_text(headless.to_json(found), encoding="utf-8")
+        out.write_text(to_json(found), encoding="utf-8")
     document = {"circuit": found, "checks": checks} if verify else found
-    print_result(headless.to_json(document), circuit_reports.circuit_text(found, checks), json)
+    print_result(to_json(document), circuit_reports.circuit_text(found, checks), json)
     if not found.finished:
         say("stopped: the circuit is what was found until then.")
         raise typer.Exit(1)
@@ -146,7 +147,8 @@ def faithfulness(
     json: AsJson = False,
 ) -> None:
     """Whether a circuit's nodes are enough (faithfulness) and all there is (completeness)."""
-    from engine import circuit_reports, headless, headless_circuits
+    from engine import circuit_reports, headless_circuits
+    from engine.documents import to_json
 
     if prompt is not None and circuit is None and prompt.endswith(".json") and Path(prompt).is_file():
         raise BadRequest(f"{prompt} is a file, not a prompt.", f"Write --circuit {prompt}, with --pairs to measure on.")
@@ -170,7 +172,7 @@ def faithfulness(
         result = headless_circuits.faithfulness(
             opening, request, site or [], measured, held_out, examples, seed, report=report_progress
         )
-    print_result(headless.to_json(result), circuit_reports.faithfulness_text(result), json)
+    print_result(to_json(result), circuit_reports.faithfulness_text(result), json)
 
 
 @one_line_errors
@@ -185,11 +187,12 @@ def import_circuit(
     json: AsJson = False,
 ) -> None:
     """Read a circuit of feature-circuits; nothing in the file is executed."""
-    from engine import circuit_reports, headless
+    from engine import circuit_reports
     from engine.circuits.feature_circuits import read_circuit
+    from engine.documents import to_json
 
     check_writable(out)
     found = read_circuit(file, node_threshold, edge_threshold, model)
     if out is not None:
-        out.write_text(headless.to_json(found), encoding="utf-8")
-    print_result(headless.to_json(found), circuit_reports.circuit_text(found), json)
+        out.write_text(to_json(found), encoding="utf-8")
+    print_result(to_json(found), circuit_reports.circuit_text(found), json)

@@ -13,6 +13,7 @@ from engine.commands.completing import complete_model, complete_release
 from engine.text import visible
 
 if TYPE_CHECKING:
+    from engine.formats.find import Finder
     from engine.places import Place
     from engine.registry import Release
 
@@ -190,9 +191,14 @@ def _forms() -> tuple[list[dict[str, Any]], list[str]]:
     from engine.formats.find import FINDERS
 
     rows: list[dict[str, Any]] = [
-        {"form": finder.__name__.lstrip("_").replace("_", " "), "what": (finder.__doc__ or "").strip().splitlines()[0]}
-        for finder in FINDERS
+        {"form": _form_of(finder), "what": (finder.__doc__ or "").strip().splitlines()[0]} for finder in FINDERS
     ]
     rows.append({"form": "released", "what": "A release of SAELens' registry, by name."})
     width = max(len(row["form"]) for row in rows)
     return rows, [f"{row['form']:{width}}  {row['what']}" for row in rows]
+
+
+def _form_of(finder: Finder) -> str:
+    """The form a finder is for: its own name, or that of its module where it is that module's `recognise`."""
+    name = finder.__name__
+    return finder.__module__.rpartition(".")[2].removesuffix("_folders") if name == "recognise" else name

@@ -12,6 +12,7 @@ from engine.errors import BadRequest
 
 app = typer.Typer(
     help="Find, import, write and export labels of features.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -38,7 +39,7 @@ def find(
     json: AsJson = False,
 ) -> None:
     """Find features by what their labels say, in all dictionaries that have labels."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.names import place_and_index, places_called
     from engine.labels.reports import Search, search_text
     from engine.labels.store import LabelStore
@@ -62,7 +63,7 @@ def find(
 @one_line_errors
 def show(feature: Feature, json: AsJson = False) -> None:
     """All labels of one feature, your own first."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.names import place_and_index
     from engine.labels.reports import labels_text
     from engine.labels.store import LabelStore
@@ -80,7 +81,7 @@ def set_label(
     json: AsJson = False,
 ) -> None:
     """Keep your own label of a feature."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.names import place_and_index
     from engine.labels.reports import labels_text
     from engine.labels.store import LabelStore
@@ -96,7 +97,7 @@ def set_label(
 @one_line_errors
 def list_labels(json: AsJson = False) -> None:
     """Which dictionaries have labels, how many, and where they are from."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.reports import counts_text
     from engine.labels.store import LabelStore
 
@@ -130,7 +131,7 @@ def import_file(
     json: AsJson = False,
 ) -> None:
     """Import labels; what came from the same file before is replaced, your own labels stay."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.imports import import_labels
     from engine.labels.names import component_map
     from engine.labels.reports import imported_text
@@ -185,7 +186,7 @@ def get_labels(
     json: AsJson = False,
 ) -> None:
     """Fetch the labels that Neuronpedia has of a dictionary, with their embeddings."""
-    from engine.headless import to_json
+    from engine.documents import to_json
     from engine.labels.fetch import fetch_labels
     from engine.labels.names import published
     from engine.labels.reports import fetched_text

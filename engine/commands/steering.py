@@ -73,7 +73,8 @@ def steer(
 
     Each --feature begins a group; what is done to it follows: --add, --clamp, --scale, --ablate, --rescale or --cap.
     """
-    from engine import headless, headless_steering, steering_reports
+    from engine import headless_steering, steering_reports
+    from engine.documents import to_json
     from engine.typed_interventions import read_changes
 
     interventions = _interventions(context)
@@ -91,7 +92,7 @@ def steer(
         for step in changes.keys() - {happened.step for happened in run.changes}:
             say(f"The steered text ended before generated token {step}: its strength did not change there.")
     text = steering_reports.steer_text(found.runs, found.controls, found.maxima)
-    print_result(headless.to_json(found.document), text, json)
+    print_result(to_json(found.document), text, json)
 
 
 @one_line_errors
@@ -128,7 +129,8 @@ def sweep(
     json: AsJson = False,
 ) -> None:
     """Steer with one feature at several strengths: dose and response, and where an answer flips."""
-    from engine import headless, headless_steering, steering_reports
+    from engine import headless_steering, steering_reports
+    from engine.documents import to_json
 
     request = headless_steering.sweep_request(
         headless_steering.steer_request(
@@ -139,7 +141,7 @@ def sweep(
         vary - 1, strengths, controls, answer, against,
     )  # fmt: skip
     result, maxima = headless_steering.sweep(opening, request, maxima=not json, report=report_progress)
-    print_result(headless.to_json(result), steering_reports.sweep_text(result, maxima), json)
+    print_result(to_json(result), steering_reports.sweep_text(result, maxima), json)
 
 
 @one_line_errors
@@ -156,7 +158,8 @@ def impact(
     json: AsJson = False,
 ) -> None:
     """What steering does to all other features of a prompt, beside a random direction of the same norm."""
-    from engine import headless, headless_steering, steering_reports
+    from engine import headless_steering, steering_reports
+    from engine.documents import to_json
     from engine.protocol import MeasureImpact
 
     interventions = _interventions(context)
@@ -165,7 +168,7 @@ def impact(
         seed=seed,
     )  # fmt: skip
     result, maxima = headless_steering.impact(opening, request, maxima=not json, report=report_progress)
-    print_result(headless.to_json(result), steering_reports.impact_text(result, maxima), json)
+    print_result(to_json(result), steering_reports.impact_text(result, maxima), json)
 
 
 @one_line_errors
@@ -193,7 +196,8 @@ def ablate(
     json: AsJson = False,
 ) -> None:
     """Which features matter: by activation, by attribution, and by taking them out one at a time."""
-    from engine import headless, headless_steering, steering_reports
+    from engine import headless_steering, steering_reports
+    from engine.documents import to_json
     from engine.protocol import RankAblations
 
     request = RankAblations(
@@ -201,7 +205,7 @@ def ablate(
         candidates=candidates, keep_sinks=keep_first,
     )  # fmt: skip
     result = headless_steering.ablations(opening, request, site or [], report=report_progress)
-    print_result(headless.to_json(result), steering_reports.ablation_text(result), json)
+    print_result(to_json(result), steering_reports.ablation_text(result), json)
 
 
 def _interventions(context: typer.Context, **settings: Any) -> tuple[Intervention, ...]:

@@ -1,7 +1,7 @@
 """Reading a published dictionary from its files, whichever of SAELens' loaders its release needs.
 
-SAELens' own folders are read without that package. For the others its loader runs, with files that are on this machine
-in place of downloads: the rules by which a hundred releases are named stay in one place, and nothing asks a network.
+SAELens' own folders and Gemma Scope's archives are read without that package. For the others its loader runs, with
+files that are on this machine in place of downloads: the rules of all releases stay in one place, and off the network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from engine.dictionary import Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
-from engine.formats import saelens, tensors
+from engine.formats import gemma_scope, saelens, tensors
 from engine.hashes import sha256_of
 from engine.jsonfile import read_object
 from engine.places import Place
@@ -34,7 +35,7 @@ _SUMMED = "mntss_clt_layer_transcoder"
 _SUMMED_NOTE = (
     "One layer of a cross-layer transcoder with its decoders summed: activations are right, reconstructions are not."
 )
-_EMBEDDING_NOTE = "Read at the embedding before Gemma scales it: SAELens' loader takes √d_model into the weights."
+_GEMMA_SCOPE = {"gemma_2", "gemma_2_transcoder"}
 _one_at_a_time = threading.Lock()
 
 
@@ -49,14 +50,22 @@ def read(place: Place) -> Dictionary:
     for file in place.extra["files"].values():
         if not Path(file).is_file():
             raise DictionaryMissing(f"There is no file {file}.", f"`saescope get dictionary {place.release}`.")
+    if loader in _GEMMA_SCOPE:
+        return gemma_scope.read(_of_gemma_scope(place))
     settings, state = _own(place) if loader == SAE_LENS else _through_sae_lens(place, loader)
     dictionary = saelens.build(place, settings, state, _hash(place))
-    dictionary.form = f"SAELens release ({loader})" if loader != SAE_LENS else "SAELens release"
+    dictionary.form = "SAELens" if loader == SAE_LENS else f"{loader} (SAELens' loader)"
     if loader == _SUMMED:
         dictionary.notes += (_SUMMED_NOTE,)
-    if loader == "gemma_2" and "embedding" in place.extra["path"]:
-        dictionary.notes += (_EMBEDDING_NOTE,)
     return dictionary
+
+
+def _of_gemma_scope(place: Place) -> Place:
+    """As a folder of that form, with what the registry knows: our reader checks an archive before it is unpacked."""
+    writes = {}
+    if place.extra["loader"] == "gemma_2_transcoder" and place.hook is not None:
+        writes["hook_out"] = place.hook.replace("ln2.hook_normalized", "hook_mlp_out")
+    return replace(place, form="gemma_scope", extra={**place.extra, **writes})
 
 
 def _hash(place: Place) -> str:

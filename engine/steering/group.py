@@ -55,7 +55,7 @@ class Group:
         self.members = members
         self._keep_error = keep_error
         self._prompt = members[0].on.shape[0]
-        self._on = torch.stack([m.on for m in members]).to(dictionary.encoder)
+        self._on = torch.stack([m.on for m in members]).to(dictionary.device, dictionary.precision)
         self.start = min(m.start for m in members)
         kinds = [m.intervention.kind for m in members]
         self._adds = self._part([n for n, kind in enumerate(kinds) if kind == "add"])

@@ -158,7 +158,7 @@ def _resolve(
     job: Job,
 ) -> Resolved:
     index = intervention.feature.index
-    direction = dictionary.decoder[index]
+    direction = dictionary.decoder[index].clone()  # a view would keep all of an evicted decoder alive
     if seed is not None:
         direction = random_direction(direction, seed, str(intervention.feature))
     if intervention.kind == "add" and intervention.unit_norm:

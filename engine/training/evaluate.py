@@ -1,7 +1,7 @@
 """How good a dictionary is on text it was not trained on: explained variance, L0, dead features, loss recovered.
 
-First tokens and other attention sinks (norm over four medians) are left out of the variance, and the first
-position is never spliced: its residual is a constant of the model, a hundred times longer than any other.
+Of a transcoder, variance and loss are those of what it writes. The first position is never spliced: its residual is a
+constant of the model, a hundred times longer than any other.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.job import Job
 from engine.model import LanguageModel
-from engine.reading import SINK_FACTOR
 from engine.training.corpus import Context, batches
+from engine.training.tally import Tally, Trial, tally
+
+Replace = Callable[[Tensor, Tensor], Tensor]
+"""From what is read [tokens, d_in] and what stands at the place written [tokens, d_out] to what shall stand there."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,21 @@ class Figures:
     loss_spliced: float
     loss_mean_ablated: float
     loss_tokens: int
+    loss_zero_ablated: float = float("nan")
 
     @property
     def loss_recovered(self) -> float:
         """(mean-ablated − spliced) / (mean-ablated − clean)."""
-        return (self.loss_mean_ablated - self.loss_spliced) / (self.loss_mean_ablated - self.loss_clean)
-
-
-class _Variance:
-    """Running Σ‖x−x̂‖² and Σ‖x−mean‖² of one group of tokens."""
-
-    def __init__(self, width: int) -> None:
-        self.count, self.error, self.square = 0, 0.0, 0.0
-        self.sum = torch.zeros(width, dtype=torch.float64)
-
-    def add(self, x: Tensor, error: Tensor) -> None:
-        self.count += len(x)
-        self.error += float(error.square().sum())
-        self.square += float(x.double().square().sum())
-        self.sum += x.double().sum(0).cpu()
+        return _recovered(self.loss_mean_ablated, self.loss_spliced, self.loss_clean)
 
     @property
-    def explained(self) -> float:
-        total = self.square - float(self.sum.square().sum()) / max(self.count, 1)
-        return 1 - self.error / total if total > 0 else 0.0
+    def loss_recovered_zero(self) -> float:
+        """(zero-ablated − spliced) / (zero-ablated − clean)."""
+        return _recovered(self.loss_zero_ablated, self.loss_spliced, self.loss_clean)
+
+
+def _recovered(ablated: float, spliced: float, clean: float) -> float:
+    return (ablated - spliced) / (ablated - clean) if ablated != clean else float("nan")
 
 
 def evaluate(
@@ -66,96 +60,75 @@ def evaluate(
     job: Job,
     rows: int = 16,
 ) -> dict[str, Figures]:
-    """Figures of every dictionary over `contexts`; losses over `loss_contexts`, which cost a pass each."""
-    groups = {d.source: {None: _Variance(d.d_in)} for d in dictionaries}  # type: dict[str, dict[str | None, _Variance]]
-    fired = {d.source: torch.zeros(d.d_sae, dtype=torch.bool, device=model.device) for d in dictionaries}
-    active = {d.source: 0 for d in dictionaries}
-    done = 0
-    for ids, group in batches(contexts, rows):
-        inputs = torch.from_numpy(ids).to(model.device, torch.long)
-        caught = model.capture(inputs, {d.site for d in dictionaries}, job)
-        for dictionary in dictionaries:
-            x_all = caught[dictionary.site].float()
-            norms = torch.cat([x_all[r, 1 : len(c.ids)].norm(dim=1) for r, c in enumerate(group)])
-            limit = SINK_FACTOR * norms.median()
-            for row, context in enumerate(group):
-                x = x_all[row, 1 : len(context.ids)]
-                x = x[x.norm(dim=1) <= limit]
-                activations = dictionary.encode(x)
-                error = x - dictionary.decode(activations, x)
-                fired[dictionary.source] |= (activations > 0).any(0)
-                active[dictionary.source] += int((activations > 0).sum())
-                by_source = groups[dictionary.source]
-                for key in (None, context.source):
-                    by_source.setdefault(key, _Variance(dictionary.d_in)).add(x, error)
-        done += len(group)
-        job.progress("measuring variance", done, len(contexts))
-    losses = _losses(model, dictionaries, groups, loss_contexts, job, rows)
+    """Figures of every dictionary over `contexts`; losses over `loss_contexts`, which cost three passes for each."""
+    found = tally(model, [Trial.own(d) for d in dictionaries], contexts, job, rows)
+    clean, counted = _loss(model, None, None, loss_contexts, rows, job, "clean loss")
     figures = {}
-    for dictionary in dictionaries:
-        by_source = groups[dictionary.source]
-        every = by_source[None]
-        clean, spliced, ablated, counted = losses[dictionary.source]
+    for dictionary, own in zip(dictionaries, found, strict=True):
+        spliced, mean_ablated, zero_ablated = (
+            _loss(model, dictionary, replace, loss_contexts, rows, job, f"{dictionary.source} {how}")[0]
+            for how, replace in _replacements(dictionary, own).items()
+        )
         figures[dictionary.source] = Figures(
-            explained_variance=every.explained,
-            explained_variance_by_source={str(k): v.explained for k, v in sorted(by_source.items(), key=str) if k},
-            l0=active[dictionary.source] / every.count,
-            dead_fraction=1 - float(fired[dictionary.source].float().mean()),
-            tokens=every.count,
+            explained_variance=own.every.explained,
+            explained_variance_by_source={k: v.explained for k, v in sorted(own.by_source.items()) if k},
+            l0=own.l0,
+            dead_fraction=own.dead_fraction,
+            tokens=own.every.count,
             loss_clean=clean,
             loss_spliced=spliced,
-            loss_mean_ablated=ablated,
+            loss_mean_ablated=mean_ablated,
             loss_tokens=counted,
+            loss_zero_ablated=zero_ablated,
         )
     return figures
 
 
-def _losses(
-    model: LanguageModel,
-    dictionaries: list[Dictionary],
-    groups: dict[str, dict[str | None, _Variance]],
-    contexts: list[Context],
-    job: Job,
-    rows: int,
-) -> dict[str, tuple[float, float, float, int]]:
-    clean, counted = _loss(model, None, None, contexts, rows, job, "clean loss")
-    out = {}
-    for dictionary in dictionaries:
-        every = groups[dictionary.source][None]
-        mean = (every.sum / every.count).float().to(model.device)
+def _replacements(dictionary: Dictionary, own: Tally) -> dict[str, Replace]:
+    """What stands in for an activation: the reconstruction, the mean of the sample, nothing."""
 
-        def splice(x: Tensor, d: Dictionary = dictionary) -> Tensor:
-            return d.decode(d.encode(x), x)
+    def splice(x: Tensor, _: Tensor) -> Tensor:
+        if dictionary.whole_prompt:
+            return dictionary.decode(dictionary.encode(x, whole=True), x)
+        return dictionary.decode(dictionary.encode(x), x)
 
-        def ablate(x: Tensor, mean: Tensor = mean) -> Tensor:
-            return mean.expand_as(x)
+    def mean(_: Tensor, target: Tensor) -> Tensor:
+        return own.mean.to(target.device, target.dtype).expand_as(target)
 
-        spliced, _ = _loss(model, dictionary, splice, contexts, rows, job, f"{dictionary.source} spliced")
-        ablated, _ = _loss(model, dictionary, ablate, contexts, rows, job, f"{dictionary.source} mean-ablated")
-        out[dictionary.source] = (clean, spliced, ablated, counted)
-    return out
+    def zero(_: Tensor, target: Tensor) -> Tensor:
+        return torch.zeros_like(target)
+
+    return {"spliced": splice, "mean-ablated": mean, "zero-ablated": zero}
 
 
 def _loss(
     model: LanguageModel,
     dictionary: Dictionary | None,
-    replace: Callable[[Tensor], Tensor] | None,
+    replace: Replace | None,
     contexts: list[Context],
     rows: int,
     job: Job,
     text: str,
 ) -> tuple[float, int]:
-    """Mean cross-entropy in nats with `replace` applied at the dictionary's site, first position untouched."""
+    """Mean cross-entropy in nats with `replace` applied where the dictionary writes, first position untouched."""
+    read: list[Tensor] = []
+
+    def keep(x: Tensor) -> None:
+        read[:] = [x]
 
     def visit(x: Tensor) -> Tensor:
         assert replace is not None
-        new = x.clone()
-        flat = x[:, 1:].reshape(-1, x.shape[-1])
-        new[:, 1:] = replace(flat.float()).to(x.dtype).reshape(x[:, 1:].shape)
-        return new
+        source = (read.pop() if read else x).flatten(2).float()
+        target = x.flatten(2).float()
+        # A row at a time: a dictionary that reads whole prompts must see each by itself, its first token included.
+        new = torch.stack([replace(s, t) for s, t in zip(source, target, strict=True)]).to(x.dtype)
+        new[:, 0] = x.flatten(2)[:, 0]
+        return new.reshape(x.shape)
 
     total, counted = 0.0, 0
-    visitors = {} if dictionary is None else {dictionary.site: visit}
+    visitors = {}
+    if dictionary is not None:
+        visitors = {dictionary.site: keep, dictionary.write_site: visit}  # at one site, only the second stays
     with model.visiting(visitors, job), torch.inference_mode():
         for ids, group in batches(contexts, rows):
             hidden = model.hidden(torch.from_numpy(ids).to(model.device, torch.long))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine import default_model, sets
+from engine import default_model
 from engine.circuits.basis import DictionaryBasis
 from engine.circuits.edges import edges_into, upstream
 from engine.circuits.effects import attrib, integrated
@@ -27,6 +27,7 @@ from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
 from engine.quiet import quiet_libraries
+from engine.resolving import resolve
 from engine.sites import Site
 from tests.benchmarks.features import TEXT
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table
@@ -241,7 +242,7 @@ def main() -> None:
     quiet_libraries()
     print(machine(chosen.device))
     model = open_model(default_model.ensure(Job()), chosen.device, "float32")
-    dictionaries = [read_dictionary(p.path).to(model.device, model.dtype) for p in sets.resolve(None, ()).dictionaries]
+    dictionaries = [read_dictionary(p.path).to(model.device, model.dtype) for p in resolve(None, ()).dictionaries]
     for tokens in chosen.tokens:
         measure(model, [DictionaryBasis(d) for d in dictionaries], tokens, chosen.rounds, chosen.device)
 

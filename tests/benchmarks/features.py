@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import default_model, sets
+from engine import default_model
 from engine.answer import Answer, Question
 from engine.features import read_prompt
 from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.quiet import quiet_libraries
+from engine.resolving import resolve
 from tests import tiny
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table
 
@@ -51,7 +52,7 @@ class Case:
 def default_case() -> Case:
     folder = default_model.ensure(Job())
     ids = open_model(folder, "cpu").tokenizer.encode(TEXT, bos=False)
-    return Case("the default set", folder, [place.path for place in sets.resolve(None, ()).dictionaries], ids[:TOKENS])
+    return Case("the default set", folder, [place.path for place in resolve(None, ()).dictionaries], ids[:TOKENS])
 
 
 def gpt2_case(root: Path, layers: int = 12, latents: int = 24_576) -> Case:

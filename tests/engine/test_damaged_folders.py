@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import sets
 from engine.errors import BadRequest, DictionaryMissing, ModelMissing, SaescopeError
 from engine.formats.saelens import read_dictionary
 from engine.loading import open_model
+from engine.resolving import resolve
 from tests import tiny
 
 NOT_OBJECTS = [b"[1]", b'"text"', b"{", b"", b"\xff\xfe", b"[" * 100_000]
@@ -46,11 +46,11 @@ def test_weights_of_another_shape(model: Path) -> None:
     [
         ("", (), BadRequest, "no set called"),
         ("/nowhere/model", (), ModelMissing, "no folder /nowhere/model"),
-        ("smollm2", ("/some/dictionary",), BadRequest, "--model is a folder"),
+        ("smollm2", ("/some/dictionary",), DictionaryMissing, "no folder /some/dictionary"),
     ],
 )
 def test_what_cannot_be_opened_together(
     model: str, dictionaries: tuple[str, ...], error: type[SaescopeError], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        sets.resolve(model, dictionaries)
+        resolve(model, dictionaries)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.answer import Answer, Question, answer
+from engine.answer import Answer, Found, Question, answer
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
 from engine.features import read_prompt
 from engine.formats.saelens import read_dictionary
@@ -22,6 +22,7 @@ from engine.loading import open_model
 from engine.opening import check_fit
 from engine.protocol import FeatureRef, FeaturesFound, NextTokensFound, Open, Row, RowRead, Run
 from engine.reading import Reading
+from engine.resolving import resolve
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -160,7 +161,7 @@ def test_a_sink_is_ranked_and_named_but_sets_no_scale(dictionary_folders: tuple[
     x = torch.randn(6, tiny.D_MODEL, generator=torch.Generator().manual_seed(3))
     x[3] *= 30
     reading.add(x)
-    found = answer([reading], Question(top=5), 0.0)
+    found = answer([reading], [Found.gather(reading, Question(top=5))], Question(top=5), 0.0)
     activations = dictionary.encode(x)
     assert found.figures[0].sinks == (3,)
     assert found.sinks == (False, False, False, True, False, False)
@@ -260,8 +261,6 @@ def test_the_command_agrees_with_the_obvious_computation(default_set: Path) -> N
     from sae_lens import SAE
     from transformer_lens.model_bridge import TransformerBridge
 
-    from engine import sets
-
     bridge = TransformerBridge.boot_transformers(str(default_set), device="cpu")
     ids = [token["id"] for token in said["tokens"]]
     assert ids == bridge.to_tokens(PROMPT, prepend_bos=False)[0].tolist()
@@ -269,7 +268,7 @@ def test_the_command_agrees_with_the_obvious_computation(default_set: Path) -> N
         _, cache = bridge.run_with_cache(torch.tensor([ids]))
     scores: dict[tuple[str, int], float] = {}
     rows: dict[str, torch.Tensor] = {}
-    for folder in (place.path for place in sets.resolve(None, ()).dictionaries):
+    for folder in (place.path for place in resolve(None, ()).dictionaries):
         sae = SAE.load_from_disk(folder)
         with torch.no_grad():
             rows[folder.name] = sae.encode(cache[sae.cfg.metadata.hook_name][0])

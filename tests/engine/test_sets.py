@@ -10,6 +10,7 @@ from engine import default_model, sets
 from engine.errors import BadRequest, DictionaryMissing
 from engine.formats.saelens import read_dictionary
 from engine.opening import bos_rule
+from engine.resolving import resolve
 from tests import tiny
 
 
@@ -23,7 +24,7 @@ def own_set(llama_folder: Path) -> Path:
 
 
 def test_the_default_set_is_what_ships() -> None:
-    opening = sets.resolve(None, ())
+    opening = resolve(None, ())
     assert opening.model is None
     assert len(opening.dictionaries) == 6
     layers = [read_dictionary(place.path).site.layer for place in opening.dictionaries]
@@ -37,7 +38,7 @@ def test_sets_of_the_user_are_listed_after_the_default(own_set: Path, llama_fold
     mine = sets.all_sets()[1]
     assert (mine.model, mine.model_ready) == (str(llama_folder), True)
     assert mine.dictionary_bytes > 1000
-    opening = sets.resolve("mine", ())
+    opening = resolve("mine", ())
     assert opening.model == llama_folder
     assert [p.path.name for p in opening.dictionaries] == ["1-res-own", "2-res-own"]
 
@@ -48,19 +49,19 @@ def test_a_damaged_set_does_not_hide_the_others(own_set: Path) -> None:
 
 
 def test_a_folder_of_dictionaries_means_all_of_them(own_set: Path) -> None:
-    opening = sets.resolve(None, (str(own_set),))
+    opening = resolve(None, (str(own_set),))
     assert opening.model is None
     assert [p.path.name for p in opening.dictionaries] == ["1-res-own", "2-res-own"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path, llama_folder: Path) -> None:
     with pytest.raises(BadRequest, match=r"no set called 'nothing'.*smollm2"):
-        sets.resolve("nothing", ())
+        resolve("nothing", ())
     with pytest.raises(BadRequest, match="--dictionary"):
-        sets.resolve(str(llama_folder), ())
+        resolve(str(llama_folder), ())
     (tmp_path / "empty").mkdir()
     with pytest.raises(DictionaryMissing, match="holds no dictionary"):
-        sets.resolve(str(llama_folder), (str(tmp_path / "empty"),))
+        resolve(str(llama_folder), (str(tmp_path / "empty"),))
 
 
 def test_the_bos_rule_follows_the_dictionaries(tmp_path: Path) -> None:

@@ -172,4 +172,6 @@ def test_the_list_says_what_is_here(listing: typer.Typer, tmp_path: Path) -> Non
     assert [line.endswith("here") for line in ids] == [False, False, True, False, False, False]
     assert "pythia-70m-deduped-mlp-sm" in run.invoke(listing, ["deduped-mlp"]).output
     assert "Near: gpt2-small-res-jb" in run.invoke(listing, ["gpt2-res-jb"]).output
-    assert "SAELens" in run.invoke(listing, ["--forms"]).output
+    forms = [row["form"] for row in json.loads(run.invoke(listing, ["--forms", "--json"]).output)]
+    assert {"saelens", "gemma_scope", "circuit_tracer", "released"} <= set(forms)
+    assert len(set(forms)) == len(forms)

@@ -67,14 +67,7 @@ def model_place(model: ModelInfo) -> str:
 
 def plan_words(plan: MemoryPlan) -> str:
     """What opening needed and what was chosen."""
-    return (
-        f"memory: model {_giga(plan.model)}, dictionaries {_giga(plan.dictionaries)}, {_giga(plan.working)} to work in;"
-        f" {_giga(plan.available)} were free. {visible(plan.reason)}"
-    )
-
-
-def _giga(size: int) -> str:
-    return f"{size / 1e9:.2g} GB" if size < 10e9 else f"{size / 1e9:.0f} GB"
+    return f"memory: {visible(plan.reason)}"
 
 
 def _activations(state: State) -> str:

@@ -1,0 +1,3 @@
+from engine.hub.download import main
+
+main()

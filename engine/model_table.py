@@ -1,0 +1,90 @@
+"""What models are called: the short names of SAELens, Neuronpedia and TransformerLens, and their Hugging Face ids.
+
+Facts from SAELens 6.54's `pretrained_saes.yaml` (field `model`), Neuronpedia's `np_model_to_hf.json` and
+TransformerLens 3.9's `supported_models.py`. Where several names mean one model, Neuronpedia's comes first.
+"""
+
+from __future__ import annotations
+
+_PYTHIA = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+
+SHORT_NAMES: dict[str, str] = {
+    "gpt2-small": "openai-community/gpt2",
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    **{f"pythia-{size}": f"EleutherAI/pythia-{size}" for size in _PYTHIA},
+    **{f"pythia-{size}-deduped": f"EleutherAI/pythia-{size}-deduped" for size in _PYTHIA[2:]},
+    "gelu-1l": "NeelNanda/GELU_1L512W_C4_Code",
+    "gelu-2l": "NeelNanda/GELU_2L512W_C4_Code",
+    "gelu-3l": "NeelNanda/GELU_3L512W_C4_Code",
+    "gelu-4l": "NeelNanda/GELU_4L512W_C4_Code",
+    "attn-only-1l": "NeelNanda/Attn_Only_1L512W_C4_Code",
+    "attn-only-2l": "NeelNanda/Attn_Only_2L512W_C4_Code",
+    "attn-only-3l": "NeelNanda/Attn_Only_3L512W_C4_Code",
+    "attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code",
+    "gemma-2b": "google/gemma-2b",
+    "gemma-2b-it": "google/gemma-2b-it",
+    "gemma-2-2b": "google/gemma-2-2b",
+    "gemma-2-2b-it": "google/gemma-2-2b-it",
+    "gemma-2-9b": "google/gemma-2-9b",
+    "gemma-2-9b-it": "google/gemma-2-9b-it",
+    "gemma-2-27b": "google/gemma-2-27b",
+    "gemma-2-27b-it": "google/gemma-2-27b-it",
+    "gemma-3-270m": "google/gemma-3-270m",
+    "gemma-3-270m-it": "google/gemma-3-270m-it",
+    "gemma-3-1b": "google/gemma-3-1b-pt",
+    "gemma-3-1b-it": "google/gemma-3-1b-it",
+    "gemma-3-4b": "google/gemma-3-4b-pt",
+    "gemma-3-4b-it": "google/gemma-3-4b-it",
+    "gemma-3-12b": "google/gemma-3-12b-pt",
+    "gemma-3-12b-it": "google/gemma-3-12b-it",
+    "gemma-3-27b": "google/gemma-3-27b-pt",
+    "gemma-3-27b-it": "google/gemma-3-27b-it",
+    "gemma-4-e2b": "google/gemma-4-E2B",
+    "gemma-4-e4b": "google/gemma-4-E4B",
+    "gemma-4-31b": "google/gemma-4-31B",
+    "llama3-8b-it": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "llama3.1-8b": "meta-llama/Llama-3.1-8B",
+    "llama3.1-8b-it": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.3-70b-it": "meta-llama/Llama-3.3-70B-Instruct",
+    "deepseek-r1-distill-llama-8b": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-v4-flash": "deepseek-ai/DeepSeek-V4-Flash",
+    "mistral-7b": "mistralai/Mistral-7B-v0.1",
+    "qwen2.5-1.5b-it": "Qwen/Qwen2.5-1.5B-Instruct",
+    "qwen2.5-7b-it": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
+    "qwen3-4b": "Qwen/Qwen3-4B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen3-14b": "Qwen/Qwen3-14B",
+    "qwen3-32b": "Qwen/Qwen3-32B",
+    "qwen3-1.7b-pt": "Qwen/Qwen3-1.7B-Base",
+    "qwen3-8b-pt": "Qwen/Qwen3-8B-Base",
+    "qwen3-30b-a3b-pt": "Qwen/Qwen3-30B-A3B-Base",
+    "qwen3.5-0.8b": "Qwen/Qwen3.5-0.8B",
+    "qwen3.5-2b-pt": "Qwen/Qwen3.5-2B-Base",
+    "qwen3.5-4b": "Qwen/Qwen3.5-4B",
+    "qwen3.5-9b-pt": "Qwen/Qwen3.5-9B-Base",
+    "qwen3.5-27b": "Qwen/Qwen3.5-27B",
+    "qwen3.5-35b-a3b-pt": "Qwen/Qwen3.5-35B-A3B-Base",
+    "qwen3.6-27b": "Qwen/Qwen3.6-27B",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
+    "olmo-3-1025-7b": "allenai/Olmo-3-1025-7B",
+    "olmo-3-1125-32b": "allenai/Olmo-3-1125-32B",
+    "glimmer-30b": "meta-models/Muse-Glimmer-30B",
+    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+"""A short name → the Hugging Face id."""
+
+OTHER_IDS: dict[str, str] = {
+    "meta-llama/Meta-Llama-3.1-8B": "meta-llama/Llama-3.1-8B",
+    "meta-llama/Meta-Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "Meta-Llama-3.1-8B": "meta-llama/Llama-3.1-8B",
+    "Meta-Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "pythia-19m-deduped": "EleutherAI/pythia-70m-deduped",
+    "EleutherAI/pythia-19m-deduped": "EleutherAI/pythia-70m-deduped",
+    "gelu-1l-c4-code": "NeelNanda/GELU_1L512W_C4_Code",
+}
+"""Names that models had elsewhere or before."""

@@ -1,0 +1,124 @@
+"""Neuronpedia's names: which source is which dictionary, and which site it reads.
+
+The table is built from the registry's `neuronpedia` field. Both halves, model and source, are taken from it and never
+computed: the number before the dash means after the block for `sm` and before it for `jb`, and 536 of the models have
+another name there than in SAELens. Entries known to be wrong are corrected here; a test audits them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from engine import model_names
+from engine.errors import BadRequest
+from engine.registry import Entry, all_entries, entries, is_release
+from engine.release_layout import hook_of
+
+CORRECTED = {
+    # The dictionary of the embedding; its path is e-res-sm, and attention has no e-… at all.
+    ("pythia-70m-deduped-res-sm", "blocks.0.hook_resid_pre"): "pythia-70m-deduped/e-res-sm",
+    # The registry names a source of layer 20, width 131k; the other 121 of the release are named by this rule.
+    ("gemma-scope-9b-pt-res", "layer_2/width_16k/average_l0_8"): "gemma-2-9b/2-gemmascope-res-16k__l0-8",
+}
+"""By release and id: what the registry should say."""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a source of Neuronpedia is: a dictionary of the registry, and the hook it reads where that is known."""
+
+    release: str
+    id: str
+    hook: str | None
+
+
+def neuronpedia_id(release: str, sae_id: str) -> str | None:
+    """`model/source` of a published dictionary, corrected; None where it has no pages, or is not in the registry."""
+    listed = entries(release) if is_release(release) else ()
+    return next((corrected(entry) for entry in listed if entry.id == sae_id), None)
+
+
+def corrected(entry: Entry) -> str | None:
+    """What the registry says of an entry, or should say."""
+    return CORRECTED.get((entry.release, entry.id), entry.neuronpedia)
+
+
+def site_of(identity: str) -> Meant:
+    """The dictionary that `model/source` or `model@source` is.
+
+    Raises:
+        BadRequest: the registry knows no such source.
+    """
+    model, source = split(identity)
+    if found := entries_for_source(model, source):
+        return Meant(found[0].release, found[0].id, hook_of(found[0]))
+    raise BadRequest(f"No dictionary of the registry is {model}/{source} on Neuronpedia.", "Check the address.")
+
+
+def entries_for_source(model: str, source: str) -> tuple[Entry, ...]:
+    """The published dictionaries that are this source of this model (Neuronpedia's names); () where there is none."""
+    return tuple(_by_source().get(f"{model}/{source}", ()))
+
+
+def entries_for_set(model: str, short: str) -> tuple[Entry, ...]:
+    """Those of a source (`3-res-sm`) or of a whole set of sources (`res-sm`) of a model, in the registry's order.
+
+    A set means its plain sources; where all of them have a suffix behind `__`, those that differ only in it.
+    """
+    if exact := entries_for_source(model, short):
+        return exact
+    sources = {source: found for source, found in _sources_of(model).items() if "-" in source}
+    plain = [e for source, found in sources.items() if source.split("-", 1)[1] == short for e in found]
+    if plain:
+        return tuple(plain)
+    return tuple(e for s, found in sources.items() if s.split("-", 1)[1].split("__")[0] == short for e in found)
+
+
+def sets_of(model: str) -> list[str]:
+    """The names of a model's sets of sources, without what follows `__`."""
+    names = (source.split("-", 1)[1].split("__")[0] for source in _sources_of(model) if "-" in source)
+    return list(dict.fromkeys(names))
+
+
+def split(identity: str) -> tuple[str, str]:
+    """Model and source of `model/source` or `model@source`."""
+    model, mark, source = identity.partition("@") if "@" in identity else identity.partition("/")
+    if not (model and mark and source):
+        raise BadRequest(f"{identity!r} is no source of Neuronpedia.", "Write model/source, as gpt2-small/7-res-jb.")
+    return model, source
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def hugging_face_id(model: str) -> str | None:
+    """The repository of one of Neuronpedia's models; None where it has no dictionaries of the registry."""
+    return model_names.repo_of(model) if model in models() else None
+
+
+def model_of(name: str) -> str | None:
+    """Neuronpedia's name of a model given by any of its names; None where it has no dictionaries there."""
+    return next((model for model in models() if model_names.same_model(model, name)), None)
+
+
+@lru_cache(maxsize=1)
+def models() -> tuple[str, ...]:
+    """Neuronpedia's names of the models that have dictionaries of the registry."""
+    return tuple(dict.fromkeys(identity.split("/")[0] for identity in _by_source()))
+
+
+@lru_cache(maxsize=1)
+def _by_source() -> dict[str, list[Entry]]:
+    table: dict[str, list[Entry]] = {}
+    for entry in all_entries():
+        if (identity := corrected(entry)) is not None:
+            table.setdefault(identity, []).append(entry)
+    return table
+
+
+@lru_cache(maxsize=32)
+def _sources_of(model: str) -> dict[str, list[Entry]]:
+    return {
+        identity.split("/", 1)[1]: found for identity, found in _by_source().items() if identity.startswith(f"{model}/")
+    }

@@ -1,0 +1,211 @@
+"""The one way in: what a model and dictionaries, as a user names them, mean on this machine.
+
+A dictionary is a folder of any known form (`FOLDER@HOOK` where its files do not say what it reads), a release of
+SAELens' registry or one id of it, the short name of a set of the model's (`res-sm`), an `hf://` reference, or raw
+neurons (`neurons:mlp_post`). Nothing here reads weights or imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from engine import default_model, model_names, sets
+from engine.errors import BadRequest, DictionaryMissing, ModelMissing
+from engine.formats.find import find
+from engine.places import Place
+from engine.sites import parse_hook
+
+Report = Callable[[str, int, int], object]
+NEURONS = "neurons:"
+
+FIELD_SETS: dict[str, tuple[str, ...]] = {
+    "pythia-70m-deduped": ("res-sm", "mlp-sm", "att-sm"),
+    "gpt2-small": ("res-jb",),
+    "gelu-1l": ("run1",),
+}
+"""What opens where only one of these models is named: what the field's own work on it used."""
+RUNS = "hf://NeelNanda/sparse_autoencoder/"
+SHORT: dict[tuple[str, str], str] = {
+    ("gelu-1l", "run1"): RUNS + "25.pt",
+    ("gelu-1l", "run2"): RUNS + "47.pt",
+}
+"""Dictionaries with short names that are in no registry."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is to be opened; a model of None is the default model, which may still have to be fetched."""
+
+    model: Path | None
+    dictionaries: tuple[Place, ...]
+    name: str | None = None
+    """What the model is called, where that is not its folder's name."""
+    neurons: tuple[str, ...] = ()
+    """Kinds of sites, or hooks, whose raw neurons are wanted; how many there are only the model knows."""
+
+
+def nothing(text: str, done: int, total: int) -> None:
+    """Reports to nobody."""
+
+
+def resolve(
+    model: str | None, dictionaries: Sequence[str], *, download: bool = False, report: Report = nothing
+) -> Opening:
+    """What a model and dictionaries mean together.
+
+    Raises:
+        BadRequest: a model without dictionaries, or a name that means nothing.
+        ModelMissing: a model that is not on this machine.
+        DictionaryMissing: a dictionary that is not, or a folder that holds none.
+        DownloadFailed: it was to be fetched and could not be.
+    """
+    if not dictionaries:
+        if model is None or _is_set(model):
+            return _open_set(model or sets.DEFAULT_SET)
+        assert model is not None
+        dictionaries = _usual(model)
+    base = _open_set(model) if model is not None and _is_set(model) else None
+    if model == default_model.NAME and not Path(model).is_dir():
+        base = Opening(None, ())
+    place = _find_model(model, download, report) if model is not None and base is None else None
+    neurons = tuple(given.removeprefix(NEURONS) for given in dictionaries if given.startswith(NEURONS))
+    known = place.name if place is not None else None
+    places = [p for d in dictionaries if not d.startswith(NEURONS) for p in _places(d, known, download, report)]
+    if place is None and base is None and (made_for := _made_for(places)) is not None:
+        place = _find_model(made_for, download, report)
+    if place is None:
+        return Opening(base.model if base else None, tuple(places), neurons=neurons)
+    return Opening(place.folder, tuple(places), place.name, neurons)
+
+
+# --- sets ---------------------------------------------------------------------------------------------------------
+
+
+def _is_set(name: str) -> bool:
+    return any(info.name == name for info in sets.all_sets())
+
+
+def _open_set(name: str) -> Opening:
+    folder = next(Path(info.folder) for info in sets.all_sets() if info.name == name)
+    content = msgspec.json.decode((folder / "set.json").read_bytes(), type=sets.SetFile)
+    places = tuple(place for each in content.dictionaries for place in find(folder / each))
+    return Opening(None if content.model == sets.DEFAULT_MODEL else Path(content.model), places)
+
+
+def _usual(model: str) -> tuple[str, ...]:
+    """The dictionaries that go without saying for a model.
+
+    Raises:
+        BadRequest: there are none.
+    """
+    is_folder = model != "" and Path(model).expanduser().is_dir()
+    repo = model_names.repo_of(model)
+    name = model_names.short_name(repo) if repo else None
+    if not is_folder and name in FIELD_SETS:
+        return FIELD_SETS[name]
+    here = ", ".join([*(info.name for info in sets.all_sets()), *FIELD_SETS])
+    if is_folder or name in model_names.known_names():
+        raise BadRequest(f"Which dictionaries for {model}?", f"Add --dictionary, once for each.{_known_sets(name)}")
+    if "/" in model:
+        raise ModelMissing(
+            f"There is no folder {model}, nor dictionaries that go without saying for a model of that name.",
+            f"Give a local model folder or a name, and --dictionary. Sets here: {here}.",
+        )
+    raise BadRequest(f"There is no set called {model!r}.", f"Sets here: {here}.")
+
+
+def _known_sets(name: str | None) -> str:
+    if name is None:
+        return ""
+    from engine.neuronpedia import sets_of
+
+    known = sets_of(name)
+    return f" Neuronpedia has {', '.join(known[:8])}{' …' if len(known) > 8 else ''}." if known else ""
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def _find_model(name: str, download: bool, report: Report) -> model_names.ModelPlace:
+    try:
+        return model_names.find_model(name)
+    except ModelMissing:
+        if not download or model_names.repo_of(name) is None or Path(name).expanduser().is_dir():
+            raise
+    from engine.hub import download_model
+
+    download_model(name, report)
+    return model_names.find_model(name)
+
+
+def _made_for(places: Sequence[Place]) -> str | None:
+    """The one model that all dictionaries of the registry were made for."""
+    from engine.registry import look_up, release_of
+
+    made = {release_of(entry).model for place in places if place.release for entry in look_up(place.release)}
+    names = {model_names.repo_of(name) or name for name in made}
+    return names.pop() if len(names) == 1 and all(place.release for place in places) else None
+
+
+# --- dictionaries -------------------------------------------------------------------------------------------------
+
+
+def _places(given: str, model: str | None, download: bool, report: Report) -> list[Place]:
+    """The dictionaries that one word of the user means."""
+    given = SHORT.get((model or "", given), given)
+    if given.startswith("hf://"):
+        from engine.hub import find_reference
+
+        reference, hook = _split_hook(given)
+        return _at_hook(find_reference(reference, download, report), hook)
+    path, hook = _split_hook(given)
+    if (folder := Path(path).expanduser()).exists():
+        return _at_hook(find(folder), hook)
+    if path.startswith((".", "/", "~")):
+        raise DictionaryMissing(f"There is no folder {path}.", "Give the folder of a dictionary.")
+    from engine.hub import find_for_model, find_release
+    from engine.registry import is_release, suggestions
+
+    if is_release(path.partition("/")[0]):
+        return _at_hook(find_release(path, download, report), hook)
+    if model is not None and "/" not in path:
+        try:
+            return find_for_model(model, path, download, report)
+        except BadRequest as error:
+            unknown = error
+    else:
+        unknown = None
+    near = suggestions(path)
+    hint = f"Did you mean {' or '.join(near)}?" if near else (unknown.remedy if unknown else "")
+    raise DictionaryMissing(
+        f"{path!r} is no folder here and no dictionary that is known by name.",
+        hint or "Give a folder, or a name from `saescope dictionaries`.",
+    )
+
+
+def _split_hook(given: str) -> tuple[str, str | None]:
+    """A path and the hook named after its last `@`, if that is one."""
+    path, at, hook = given.rpartition("@")
+    if not at or Path(given).expanduser().exists():
+        return given, None
+    if hook.startswith(("blocks.", "hook_")):
+        parse_hook(hook)
+        return path, hook
+    return given, None
+
+
+def _at_hook(places: list[Place], hook: str | None) -> list[Place]:
+    """The places with the hook the user named.
+
+    Raises:
+        BadRequest: one hook was named for several dictionaries.
+    """
+    if hook is None:
+        return places
+    if len(places) > 1:
+        raise BadRequest(f"{hook} was named for {len(places)} dictionaries.", "Give the folder of one of them.")
+    return [replace(place, hook=hook) for place in places]

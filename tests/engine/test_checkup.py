@@ -1,0 +1,358 @@
+"""Check-ups of dictionaries: figures against plain torch, and a wrong hook is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkup import check_up, examine, sample
+from engine.checkup_report import report
+from engine.checkup_results import CheckUp
+from engine.dictionary import Dictionary
+from engine.errors import BadRequest
+from engine.job import Job
+from engine.loading import open_model
+from engine.model import LanguageModel
+from engine.opening import OpenSet
+from engine.places import Place
+from engine.published import published
+from engine.requests import Open
+from engine.sites import Site, parse_hook
+from tests import tiny
+
+_TEXT = "in the end of the other thing a man of the sea and the moon in a house by the river where he was"
+_WORDS = _TEXT.split()
+RIGHT = Site("resid_post", 1)
+
+
+@pytest.fixture(scope="module")
+def model(llama_folder: Path) -> LanguageModel:
+    return open_model(llama_folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = torch.Generator().manual_seed(3)
+    picks = torch.randint(0, len(_WORDS), (700,), generator=generator).tolist()
+    file = tmp_path_factory.mktemp("text") / "words.txt"
+    file.write_text(" ".join(_WORDS[p] for p in picks))
+    return file
+
+
+def planted(model: LanguageModel, text: Path) -> Dictionary:
+    """It knows what tokens bring to resid_post 1: a nearest-neighbour code of the commonest activations there.
+
+    Encoder rows are 2c, biases −‖c‖²: the strongest feature is the centre c nearest to x, and its row decodes to c.
+    """
+    opened = opening(model, {})
+    contexts, _ = sample(opened, text, Job())
+    x = torch.cat([_at(model, context.ids.tolist(), RIGHT)[1:] for context in contexts])
+    generator = torch.Generator().manual_seed(0)
+    centres = x[torch.randperm(len(x), generator=generator)[:300]]
+    large = 1e4
+    # f = 2c·x − ‖c‖² + large is positive for every centre and largest for the nearest; k = 1 keeps that one.
+    return Dictionary(
+        "1-res", RIGHT, RIGHT, "topk", "topk", 2 * centres, centres / large, large - centres.square().sum(1),
+        torch.zeros(tiny.D_MODEL), Path("."), "", k=1, subtract_b_dec=False, metadata={"model_name": model.name},
+    )  # fmt: skip
+
+
+def _at(model: LanguageModel, ids: list[int], site: Site) -> Tensor:
+    return model.capture(torch.tensor([ids]), [site])[site][0]
+
+
+def opening(model: LanguageModel, dictionaries: dict[str, Dictionary], bos: bool | None = False) -> OpenSet:
+    return OpenSet(model, dictionaries, bos, "")
+
+
+def checked(model: LanguageModel, dictionary: Dictionary, text: Path) -> CheckUp:
+    (found,) = check_up(opening(model, {dictionary.source: dictionary}), text, Job())
+    return found
+
+
+def test_figures_are_those_of_plain_torch(model: LanguageModel, text: Path) -> None:
+    dictionary = planted(model, text)
+    contexts, bos = sample(opening(model, {}), text, Job())
+    assert not bos
+    found = checked(model, dictionary, text)
+    kept, mistakes, active = [], [], 0
+    for context in contexts:
+        x = _at(model, context.ids.tolist(), RIGHT)[1:]
+        nearest = (x @ dictionary.encoder.T + dictionary.b_enc).argmax(1)
+        value = (x @ dictionary.encoder.T + dictionary.b_enc).amax(1)
+        kept.append(x)
+        mistakes.append(x - value[:, None] * dictionary.decoder[nearest])
+        active += len(x)
+    x, error = torch.cat(kept), torch.cat(mistakes)
+    figures = {figure.name: figure.measured for figure in found.figures}
+    wanted = float(1 - error.square().sum() / (x - x.mean(0)).square().sum())
+    assert figures["explained_variance"] == pytest.approx(wanted, rel=1e-3)
+    assert figures["explained_variance"] > 0.5, "the plant works"
+    assert figures["l0"] == 1.0
+    assert found.tokens == active
+    some = contexts[:: max(1, len(contexts) // 6)][:6]
+    for kind, loss in (("zero", found.losses.zero_ablated), ("mean", found.losses.mean_ablated)):
+        assert loss == pytest.approx(_ablated(model, some, x.mean(0) if kind == "mean" else x[0] * 0), rel=1e-4), kind
+    losses = found.losses
+    for name, ablated in (("loss_recovered_zero", losses.zero_ablated), ("loss_recovered_mean", losses.mean_ablated)):
+        assert figures[name] == pytest.approx((ablated - losses.spliced) / (ablated - losses.clean))
+    norms = dictionary.decoder.norm(dim=1)
+    assert found.decoder_norms == pytest.approx((float(norms.min()), float(norms.median()), float(norms.max())))
+
+
+def _ablated(model: LanguageModel, contexts: list[Any], instead: Tensor) -> float:
+    """Cross-entropy with one vector in place of the stream after block 1, at all tokens but the first."""
+
+    def put(_module: object, _args: object, out: Tensor) -> Tensor:
+        new = out.clone()
+        new[:, 1:] = instead
+        return new
+
+    losses: list[float] = []
+    handle = model.hf.model.layers[1].register_forward_hook(put)
+    for context in contexts:
+        ids = torch.tensor([context.ids.tolist()])
+        with torch.no_grad():
+            logits = model.hf(ids).logits[0, :-1]
+        losses += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()
+    handle.remove()
+    return sum(losses) / len(losses)
+
+
+def test_at_its_own_hook_nothing_is_wrong(model: LanguageModel, text: Path) -> None:
+    found = checked(model, planted(model, text), text)
+    assert found.verdict == "nothing to compare"
+    assert found.readings[0].hook == "blocks.1.hook_resid_post"
+    assert found.readings[0].explained_variance == max(r.explained_variance for r in found.readings)
+    hooks = [reading.hook for reading in found.readings]
+    assert len(set(hooks)) == len(hooks)
+    assert {"blocks.0.hook_resid_post", "blocks.2.hook_resid_post", "blocks.1.hook_mlp_out"} <= set(hooks)
+    assert "blocks.1.hook_resid_pre" not in hooks, "the same place as resid_post 0"
+    assert "blocks.1.mlp.hook_post" not in hooks, "of another width"
+
+
+@pytest.mark.parametrize(
+    "hook", ["blocks.2.hook_resid_post", "blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_mid"]
+)
+def test_a_wrong_hook_is_told_with_the_right_one(model: LanguageModel, text: Path, hook: str) -> None:
+    wrong = parse_hook(hook)
+    found = checked(model, replace(planted(model, text), site=wrong, write_site=wrong), text)
+    assert found.verdict == "wrong hook"
+    assert found.sentences[0].startswith("It reads best at blocks.1.hook_resid_post (EV ")
+    assert f"not at {hook} (EV " in found.sentences[0]
+    assert f"* {found.sentences[0]}" in report([found])
+
+
+def test_published_figures_stand_beside_measured_ones(model: LanguageModel, text: Path, tmp_path: Path) -> None:
+    dictionary = replace(planted(model, text), folder=tmp_path)
+    own = {f.name: f.measured for f in checked(model, dictionary, text).figures}
+    card = {"held_out": {"l0": 1.0, "explained_variance": own["explained_variance"] + 0.02, "loss_recovered": 5}}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    found = checked(model, dictionary, text)
+    figures = {f.name: f for f in found.figures}
+    assert [figures[n].agrees for n in ("l0", "explained_variance", "loss_recovered_mean")] == [True, True, False]
+    assert figures["loss_recovered_zero"].agrees is None
+    assert found.verdict == "differs"
+    card["held_out"] = {"l0": 1 / 40}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert checked(model, dictionary, text).sentences[0] == "L0 is 40 times the published one: is the hook right?"
+    card["held_out"] = {"l0": 1.2}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert checked(model, dictionary, text).verdict == "agrees"
+
+
+def _like(dictionary: Dictionary, **changes: Any) -> Dictionary:
+    return replace(dictionary, **changes)
+
+
+def test_where_published_figures_come_from(model: LanguageModel, text: Path, tmp_path: Path) -> None:
+    plain = planted(model, text)
+
+    def found(dictionary: Dictionary) -> dict[str, tuple[float, str]]:
+        return {name: (figure.value, figure.origin) for name, figure in published(dictionary).items()}
+
+    assert found(plain) == {}
+    readme = "dictionary_learning's README"
+    sm = _like(plain, metadata={"neuronpedia_id": "pythia-70m-deduped/3-res-sm"})
+    assert found(sm) == {
+        "l0": (68, readme),
+        "explained_variance": (0.96, readme),
+        "loss_recovered_zero": (0.95, readme),
+    }
+    folder = tmp_path / "pythia-70m-deduped" / "attn_out_layer2" / "10_32768"
+    assert found(_like(plain, place=Place("dictionary_learning", folder)))["l0"] == (215, readme)
+    embed = Place("dictionary_learning", tmp_path / "pythia-70m-deduped" / "embed" / "10_32768")
+    assert found(_like(plain, place=embed))["l0"] == (3, readme)
+    scope = Place("gemma_scope", tmp_path, release="gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
+    assert found(_like(plain, place=scope)) == {"l0": (71, "SAELens' registry")}
+    folder.mkdir(parents=True)
+    evaluation = {"l0": 33.5, "frac_variance_explained": 0.81, "frac_recovered": 0.9, "n": "x"}
+    (folder / "eval_results.json").write_text(json.dumps(evaluation))
+    assert found(_like(plain, folder=folder))["loss_recovered_zero"] == (0.9, "eval_results.json beside it")
+    assert found(_like(plain, metadata={"l0": 12.0})) == {"l0": (12.0, "its configuration")}
+
+
+def test_a_pythia_dictionary_at_another_place_than_its_table_says(model: LanguageModel, text: Path) -> None:
+    there = _like(planted(model, text), metadata={"neuronpedia_id": "pythia-70m-deduped/2-res-sm"})
+    found = checked(model, there, text)
+    assert found.verdict == "wrong hook"
+    assert "reads blocks.2.hook_resid_post; here it reads blocks.1.hook_resid_post" in found.sentences[0]
+
+
+def test_of_a_transcoder_variance_is_that_of_what_it_writes(model: LanguageModel, text: Path) -> None:
+    read, write = Site("mlp_in", 1), Site("mlp_out", 1)
+    down = model.hf.model.layers[1].mlp
+    generator = torch.Generator().manual_seed(1)
+    contexts, _ = sample(opening(model, {}), text, Job())
+    x, y = (torch.cat([_at(model, c.ids.tolist(), site)[1:] for c in contexts]) for site in (read, write))
+    torch.testing.assert_close(down(x), y)
+    rows = torch.randperm(len(x), generator=generator)[:300]
+    encoder = 2 * x[rows]
+    dictionary = Dictionary(
+        "1-mlp", read, write, "topk", "transcoder", encoder, y[rows] / 1e4, 1e4 - x[rows].square().sum(1),
+        torch.zeros(tiny.D_MODEL), Path("."), "", k=1, subtract_b_dec=False,
+    )  # fmt: skip
+    found = checked(model, dictionary, text)
+    values, chosen = (x @ encoder.T + dictionary.b_enc).max(1)
+    error = y - values[:, None] * dictionary.decoder[chosen]
+    wanted = float(1 - error.square().sum() / (y - y.mean(0)).square().sum())
+    figures = {figure.name: figure.measured for figure in found.figures}
+    assert figures["explained_variance"] == pytest.approx(wanted, rel=1e-3)
+    assert found.verdict == "nothing to compare"
+    assert max(r.explained_variance for r in found.readings) < found.readings[0].explained_variance + 0.01
+    assert "blocks.1.mlp.hook_in → blocks.1.hook_mlp_out" in report([found])
+    assert checked(model, replace(dictionary, site=Site("resid_pre", 1)), text).verdict == "wrong hook"
+
+
+def test_stretches_begin_with_bos_where_prompts_do(model: LanguageModel, text: Path) -> None:
+    with_bos, bos = sample(opening(model, {}, bos=True), text, Job())
+    without, _ = sample(opening(model, {}, bos=False), text, Job())
+    assert bos
+    assert all(context.ids[0] == 256 for context in with_bos)
+    assert max(len(context.ids) for context in with_bos) == max(len(context.ids) for context in without) == 128
+    assert with_bos[0].ids[1:].tolist() == without[0].ids[: len(with_bos[0].ids) - 1].tolist()
+
+
+def test_the_shipped_sample_is_long_enough_and_plain(model: LanguageModel) -> None:
+    contexts, _ = sample(opening(model, {}), None, Job())
+    assert sum(len(context.ids) for context in contexts) > 3000
+    assert len({context.document for context in contexts}) > 10
+
+
+# --- stored activations -----------------------------------------------------------------------------------------------
+
+
+def stored(
+    model: LanguageModel, dictionary: Dictionary, file: Path, *, folded: bool, bos: bool, noise: float = 0.0
+) -> Path:
+    """Rows as Neuronpedia exports them, computed with plain torch; tokens in the vocabulary's spelling."""
+    generator = torch.Generator().manual_seed(5)
+    norm = dictionary.decoder.norm(dim=1)
+    lines = []
+    for number in range(6):
+        picks = torch.randint(0, len(_WORDS), (12,), generator=generator).tolist()
+        ids = model.tokenizer.encode(" ".join(_WORDS[p] for p in picks), bos=False)
+        ids = [256, *ids] if bos else ids
+        x = _at(model, ids, dictionary.site)
+        acts = ((x - dictionary.b_dec) @ dictionary.encoder.T + dictionary.b_enc).relu()
+        index = int(acts[1:].amax(0).topk(number + 1).indices[-1])
+        values = acts[:, index] * (norm[index] if folded else 1)
+        values = values + noise * torch.randn(len(values), generator=generator) * (values > 0)
+        raw = [model.tokenizer.stored_token(i) or "" for i in ids]
+        row = {
+            "modelId": "tiny", "layer": "1-res-tiny", "index": str(index), "values": values.tolist(),
+            "tokens": [t.replace("Ġ", " ") for t in raw], "maxValue": float(values.max()),
+        }  # fmt: skip
+        lines.append(json.dumps(row))
+    lines.insert(2, json.dumps({"layer": "other", "index": "1", "tokens": ["a"], "values": [1]}))
+    lines.insert(3, json.dumps({"layer": "1-res-tiny", "index": "1", "tokens": ["nie gesehen", "a"], "values": [1, 0]}))
+    data = ("\n".join(lines) + "\n").encode()
+    file.write_bytes(gzip.compress(data) if file.suffix == ".gz" else data)
+    return file
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path) -> Dictionary:
+    from engine.formats.saelens import read_dictionary
+
+    return read_dictionary(tiny.save_dictionary(tmp_path / "1-res-tiny", "standard"))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("bos", [False, True])
+def test_stored_activations_say_their_convention(
+    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path, folded: bool, bos: bool
+) -> None:
+    file = stored(model, dictionary, tmp_path / "batch-0.jsonl.gz", folded=folded, bos=bos)
+    (found,) = check_up(opening(model, {dictionary.source: dictionary}), text, Job(), file)
+    assert found.stored is not None
+    assert (found.stored.rows, found.stored.skipped) == (6, 1)
+    best = found.stored.conventions[0]
+    assert (best.folded, best.bos) == (folded, bos)
+    assert best.largest_deviation < 1e-4
+    assert best.correlation > 0.9999
+    assert len(found.stored.conventions) == 4
+    assert all(other.median_deviation > 0.01 for other in found.stored.conventions[1:])
+    how = f"{'f·‖W_dec‖' if folded else 'raw f'}, {'with' if bos else 'without'} BOS"
+    assert found.stored.sentence.startswith(f"The stored activations are {how}: median deviation 0.00%")
+    assert found.stored.sentence in report([found])
+
+
+def test_a_folded_dictionary_gives_the_same_answer(
+    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path
+) -> None:
+    file = stored(model, dictionary, tmp_path / "rows.jsonl", folded=True, bos=False)
+    opened = opening(model, {dictionary.source: dictionary.folded()})
+    (found,) = check_up(opened, text, Job(), file)
+    assert found.stored is not None
+    assert found.stored.conventions[0].folded
+    assert found.stored.conventions[0].largest_deviation < 1e-4
+
+
+def test_activations_of_another_dictionary_are_told(
+    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path
+) -> None:
+    file = stored(model, dictionary, tmp_path / "rows.jsonl", folded=False, bos=False)
+    moved = replace(dictionary, site=Site("mlp_out", 3), write_site=Site("mlp_out", 3))
+    (found,) = check_up(opening(model, {moved.source: moved}), text, Job(), file)
+    assert found.stored is not None
+    assert found.stored.sentence.startswith("The stored activations are not those of this dictionary here")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"not json\n", "is damaged or no file of JSON lines"),
+        (b"[1]\n", "is damaged or no file of JSON lines"),
+        (b"\x1f\x8bxx", "is damaged or no file of JSON lines"),
+        (b"", "holds no activations of 1-res-tiny"),
+        (b'{"layer": "\\u001b[31m9-res", "tokens": [], "values": []}\n', "holds no activations of 1-res-tiny"),
+        (b'{"layer": "1-res-tiny", "index": 9999, "tokens": ["a", "b"], "values": [1, 2]}\n', "are not those of this"),
+    ],
+)
+def test_files_that_hold_nothing_are_told(
+    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path, content: bytes, said: str
+) -> None:
+    file = tmp_path / ("rows.jsonl.gz" if content.startswith(b"\x1f") else "rows.jsonl")
+    file.write_bytes(content)
+    from engine.stored_activations import compare_stored
+
+    with pytest.raises(BadRequest, match=said) as caught:
+        compare_stored(opening(model, {dictionary.source: dictionary}), dictionary, file, Job())
+    assert "\x1b" not in str(caught.value)
+
+
+def test_examined_from_folders(llama_folder: Path, text: Path, dictionary: Dictionary) -> None:
+    request = Open(id=1, model=str(llama_folder), dictionaries=(str(dictionary.folder),))
+    (found,) = examine(request, text, None, Job())
+    assert found.source == "1-res-tiny"
+    assert found.verdict in {"poor", "wrong hook", "doubtful hook"}, "random weights reconstruct nothing"
+    with pytest.raises(BadRequest, match="no file"):
+        examine(request, text.parent / "none.txt", None, Job())
