@@ -155,8 +155,8 @@ _GEMMA_3 = {
     "resid_post": "hook_resid_post",
     "attn_out": "attn.hook_z",
     "mlp_out": "hook_mlp_out",
-    "transcoder": "hook_mlp_in",
-    "clt": "hook_mlp_in",
+    "transcoder": "mlp.hook_in",  # after the norm, as their configurations say; SAELens names the place before it
+    "clt": "mlp.hook_in",
 }
 
 

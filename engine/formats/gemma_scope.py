@@ -21,7 +21,7 @@ from engine.text import visible
 
 _INTO_AN_MLP = {"mlp_in", "ln2_normalized", "hook_mlp_in"}
 SUMMED = "Its decoder is summed over the layers it writes: activations are exact, reconstruction and steering are not."
-_AFTER_THE_NORM = (
+AFTER_THE_NORM = (
     "It reads what its configuration says, after the norm; SAELens calls that hook_mlp_in, which is before it."
 )
 _EMBEDDING = "Trained on embeddings before Gemma scales them; its weights, b_dec too, are scaled to read them after it."
@@ -79,7 +79,7 @@ def read(place: Place) -> Dictionary:
         notes=(SUMMED,) if summed else (),
     )
     if site.kind == "mlp_in" and transcoder:
-        made.notes = (*made.notes, _AFTER_THE_NORM)
+        made.notes = (*made.notes, AFTER_THE_NORM)
     if site.kind == "embed" and file.suffix == ".npz":
         made = replace(fold_input_scale(made, width**-0.5), notes=(*made.notes, _EMBEDDING))
     return made

@@ -35,6 +35,7 @@ _SUMMED = "mntss_clt_layer_transcoder"
 _SUMMED_NOTE = (
     "One layer of a cross-layer transcoder with its decoders summed: activations are right, reconstructions are not."
 )
+_GEMMA_3 = "gemma_3"
 _GEMMA_SCOPE = {"gemma_2", "gemma_2_transcoder"}
 _one_at_a_time = threading.Lock()
 
@@ -53,10 +54,14 @@ def read(place: Place) -> Dictionary:
     if loader in _GEMMA_SCOPE:
         return gemma_scope.read(_of_gemma_scope(place))
     settings, state = _own(place) if loader == SAE_LENS else _through_sae_lens(place, loader)
+    if loader == _GEMMA_3 and place.hook is not None:
+        settings["hook_name"] = place.hook
     dictionary = saelens.build(place, settings, state, _hash(place))
     dictionary.form = "SAELens" if loader == SAE_LENS else f"{loader} (SAELens' loader)"
     if loader == _SUMMED:
         dictionary.notes += (_SUMMED_NOTE,)
+    if dictionary.site.kind == "mlp_in" and loader == _GEMMA_3:
+        dictionary.notes += (gemma_scope.AFTER_THE_NORM,)
     return dictionary
 
 

@@ -218,6 +218,11 @@ def opened(name: str) -> Dictionary:
     return released.read(place)
 
 
+def meant(hook: str) -> str:
+    """The place a loader's hook means: SAELens names that before the norm where Gemma Scope 2 was trained after it."""
+    return hook.replace("hook_mlp_in", "mlp.hook_in")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.split("/")[0])
 def test_a_downloaded_dictionary_equals_saelens(mine: Scene, case: Case) -> None:
     dictionary = opened(case.name)
@@ -231,7 +236,7 @@ def test_a_downloaded_dictionary_equals_saelens(mine: Scene, case: Case) -> None
     if dictionary.site.kind == "embed":  # SAELens scales what is decoded to the embedding, but not its bias
         ours = ours - dictionary.b_dec * (1 - case.width**-0.5)
     torch.testing.assert_close(ours, reconstruction, atol=1e-4, rtol=1e-4)
-    assert dictionary.site.hook == hook
+    assert dictionary.site.hook == meant(hook)
     assert (dictionary.skip is not None) == case.skips
 
 
@@ -239,7 +244,7 @@ def test_what_the_registry_says_of_the_hook_is_what_the_loaders_say(mine: Scene)
     for case in CASES:
         (place,) = find_release(case.name, True, lambda text, done, total: None)
         if place.hook is not None and "mistral" not in case.name:  # the test serves another release's settings there
-            assert place.hook == mine.theirs[case.name][2], case.name
+            assert place.hook == meant(mine.theirs[case.name][2]), case.name
 
 
 def test_reading_asks_no_network(mine: Scene) -> None:
