@@ -249,8 +249,8 @@ def doctor(
 ) -> None:
     """Versions, devices, terminal and paths; with --dictionary, whether dictionaries belong to their model."""
     if opening.model is not None or opening.dictionaries:
-        from engine.checkup_report import report as checkup_text
-        from engine.headless_checkup import check_dictionaries
+        from engine.checkup.headless import check_dictionaries
+        from engine.checkup.report import report as checkup_text
 
         checked = check_dictionaries(opening, text, activations, report_progress)
         print_result(to_json(checked), checkup_text(checked), json)

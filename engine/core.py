@@ -13,7 +13,7 @@ from engine.features import Readings, read_prompt
 from engine.job import Job
 from engine.knowledge import feature_card, hint
 from engine.labels.answers import best_labels, search, set_label
-from engine.memory import memory_in_use
+from engine.memory.use import memory_in_use
 from engine.opening import OpenSet, describe, open_set
 from engine.protocol import (
     AblationsRanked,

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.answer import Answer, Found, Question, answer
 from engine.dictionary import Dictionary
 from engine.job import Job
-from engine.memory import in_smaller_pieces
+from engine.memory.use import in_smaller_pieces
 from engine.model import LanguageModel
 from engine.protocol import NextToken
 from engine.reading import Reading

@@ -22,7 +22,7 @@ from engine.formats import tensors
 from engine.hub.local import roots
 from engine.job import Job
 from engine.model import LanguageModel, Visitor
-from engine.model_names import HOOKED_WEIGHTS
+from engine.names.models import HOOKED_WEIGHTS
 from engine.sites import Site
 from engine.tokenizer import TextTokenizer
 

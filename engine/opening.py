@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from engine import default_model, planning
+from engine import default_model
 from engine.cards import has_cards
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch, PromptTooLong
@@ -20,12 +20,13 @@ from engine.formats.read import read
 from engine.hashes import model_sha256
 from engine.job import Job
 from engine.loading import choose_device, open_model
-from engine.memory import available_bytes
+from engine.memory import planning
+from engine.memory.residency import PagedDictionary, Shelf, keep
+from engine.memory.use import available_bytes
 from engine.model import LanguageModel
-from engine.model_names import mismatch
+from engine.names.models import mismatch
 from engine.places import Place
 from engine.protocol import DictionaryInfo, MemoryPlan, ModelInfo, Open, Provenance
-from engine.residency import PagedDictionary, Shelf, keep
 from engine.resolving import resolve
 
 _PACKAGES = ("saescope", "torch", "transformers", "transformer-lens")

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine import default_model, model_names, sets
+from engine import default_model, sets
 from engine.errors import BadRequest, DictionaryMissing, ModelMissing
 from engine.formats.find import find
+from engine.names import models as model_names
 from engine.places import Place
 from engine.sites import parse_hook
 
@@ -121,7 +122,7 @@ def _usual(model: str) -> tuple[str, ...]:
 def _known_sets(name: str | None) -> str:
     if name is None:
         return ""
-    from engine.neuronpedia import sets_of
+    from engine.names.neuronpedia import sets_of
 
     known = sets_of(name)
     return f" Neuronpedia has {', '.join(known[:8])}{' …' if len(known) > 8 else ''}." if known else ""
@@ -144,7 +145,7 @@ def _find_model(name: str, download: bool, report: Report) -> model_names.ModelP
 
 def _made_for(places: Sequence[Place]) -> str | None:
     """The one model that all dictionaries of the registry were made for."""
-    from engine.registry import look_up, release_of
+    from engine.names.registry import look_up, release_of
 
     made = {release_of(entry).model for place in places if place.release for entry in look_up(place.release)}
     names = {model_names.repo_of(name) or name for name in made}
@@ -168,7 +169,7 @@ def _places(given: str, model: str | None, download: bool, report: Report) -> li
     if path.startswith((".", "/", "~")):
         raise DictionaryMissing(f"There is no folder {path}.", "Give the folder of a dictionary.")
     from engine.hub import find_for_model, find_release
-    from engine.registry import is_release, suggestions
+    from engine.names.registry import is_release, suggestions
 
     if is_release(path.partition("/")[0]):
         return _at_hook(find_release(path, download, report), hook)

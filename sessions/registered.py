@@ -11,7 +11,7 @@ from engine.errors import SaescopeError
 def release_names(model: str, source: str) -> tuple[str, ...]:
     """What `saescope open --dictionary` takes for a source of Neuronpedia: `release/id` of the registry."""
     try:
-        from engine.neuronpedia import entries_for_source
+        from engine.names.neuronpedia import entries_for_source
 
         return tuple(found.name for found in entries_for_source(model, source))
     except SaescopeError:  # without sae_lens there is no registry
@@ -21,8 +21,8 @@ def release_names(model: str, source: str) -> tuple[str, ...]:
 def models_with(source: str) -> tuple[str, ...]:
     """Neuronpedia's models that have a source of this name, in the registry's order."""
     try:
-        from engine.neuronpedia import corrected
-        from engine.registry import all_entries
+        from engine.names.neuronpedia import corrected
+        from engine.names.registry import all_entries
 
         pages = [page.partition("/") for listed in all_entries() if (page := corrected(listed))]
     except SaescopeError:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests import tiny
 
@@ -17,6 +18,11 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # One converted default model serves all tests of a run, and later runs on the same machine.
 _SHARED_CACHE = os.environ.get("SAESCOPE_CACHE", "")
+
+# Several processes share the cores: one thread each, in the engines they start too.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +63,17 @@ def dictionary_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 @pytest.fixture(scope="session")
 def default_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that holds the default model, converted once."""
-    cache = Path(_SHARED_CACHE) if _SHARED_CACHE else tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    cache = Path(_SHARED_CACHE) if _SHARED_CACHE else (base.parent if _WORKER else base) / "default-cache"
+    cache.mkdir(parents=True, exist_ok=True)
     previous = os.environ.get("SAESCOPE_CACHE")
     os.environ["SAESCOPE_CACHE"] = str(cache)
     try:
         from engine import default_model
         from engine.job import Job
 
-        default_model.ensure(Job())
+        with FileLock(cache / "tests.lock"):  # the workers of one run share it
+            default_model.ensure(Job())
     finally:
         if previous is None:
             del os.environ["SAESCOPE_CACHE"]

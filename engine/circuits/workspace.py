@@ -16,7 +16,7 @@ from engine.circuits.passes import CleanRun
 from engine.circuits.states import SiteState, sink_places, site_state
 from engine.errors import OutOfMemory
 from engine.job import Job
-from engine.memory import available_bytes, is_out_of_memory
+from engine.memory.use import available_bytes, is_out_of_memory
 from engine.model import LanguageModel, Visitor
 from engine.sites import Site
 

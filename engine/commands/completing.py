@@ -10,7 +10,7 @@ SCHEMES = ("hf://", "neurons:")
 
 def complete_dictionary(incomplete: str) -> list[str]:
     """Releases of the registry, behind a whole release and a slash its ids, and folders."""
-    from engine.registry import complete
+    from engine.names.registry import complete
 
     schemes = [scheme for scheme in SCHEMES if incomplete and scheme.startswith(incomplete)]
     return [*schemes, *_folders(incomplete), *complete(incomplete)]
@@ -18,14 +18,14 @@ def complete_dictionary(incomplete: str) -> list[str]:
 
 def complete_release(incomplete: str) -> list[str]:
     """As `complete_dictionary`, where a folder means nothing."""
-    from engine.registry import complete
+    from engine.names.registry import complete
 
     return complete(incomplete)
 
 
 def complete_model(incomplete: str) -> list[str]:
     """Sets on this machine, short names of models, and folders."""
-    from engine.model_names import known_names
+    from engine.names.models import known_names
 
     names = [*complete_set(""), *known_names()]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)] + _folders(incomplete)

@@ -14,8 +14,8 @@ from engine.text import visible
 
 if TYPE_CHECKING:
     from engine.formats.find import Finder
+    from engine.names.registry import Release
     from engine.places import Place
-    from engine.registry import Release
 
 get_app = typer.Typer(
     help="Fetch dictionaries, models and labels onto this machine.",
@@ -66,7 +66,7 @@ def get_model(
 ) -> None:
     """Fetch a model: settings, tokenizer and weights, after the same check."""
     from engine.hub import download_model
-    from engine.model_names import repo_of
+    from engine.names.models import repo_of
 
     folder = download_model(name, report_progress)
     report_progress("", 0, 0)
@@ -103,7 +103,7 @@ def dictionaries(
     json: AsJson = False,
 ) -> None:
     """List the dictionaries that open by name: SAELens' releases, or what one of them holds."""
-    from engine.registry import is_release, releases, suggestions
+    from engine.names.registry import is_release, releases, suggestions
 
     if forms:
         rows, lines = _forms()
@@ -127,8 +127,8 @@ def _matches(release: Release, pattern: str | None) -> bool:
 
 
 def _releases(found: list[Release], only_here: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    from engine.neuronpedia import corrected
-    from engine.registry import entries
+    from engine.names.neuronpedia import corrected
+    from engine.names.registry import entries
 
     rows = []
     for release in found:
@@ -157,16 +157,16 @@ def _count_here(release: Release) -> int:
     """How many are on this machine; asked only where something of the repository is."""
     from engine.hub import is_here
     from engine.hub.local import roots
-    from engine.registry import entries
+    from engine.names.registry import entries
 
     return sum(map(is_here, entries(release.name))) if roots(release.repo) else 0
 
 
 def _ids(name: str, only_here: bool) -> tuple[list[dict[str, Any]], list[str]]:
     from engine.hub import is_here
-    from engine.neuronpedia import corrected
-    from engine.registry import look_up
-    from engine.release_layout import hook_of
+    from engine.names.layout import hook_of
+    from engine.names.neuronpedia import corrected
+    from engine.names.registry import look_up
 
     rows = [
         {

@@ -26,9 +26,9 @@ from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
 from engine.formats import gemma_scope, saelens, tensors
 from engine.hashes import sha256_of
 from engine.jsonfile import read_object
+from engine.names.registry import SAE_LENS
 from engine.places import Place
 from engine.quiet import quiet_libraries
-from engine.registry import SAE_LENS
 from engine.text import visible
 
 _SUMMED = "mntss_clt_layer_transcoder"

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine import model_names
 from engine.errors import BadRequest, DictionaryMissing, DownloadFailed
 from engine.formats.find import find
 from engine.hub.asked import MAIN, Report, WantedFile, Wish
 from engine.hub.fetch import fetch
 from engine.hub.local import MIRROR, Located, cache_folder, locate, roots
 from engine.jsonfile import read_object
-from engine.neuronpedia import corrected, entries_for_set, model_of, sets_of
+from engine.names import models as model_names
+from engine.names.layout import files_of, hook_of
+from engine.names.neuronpedia import corrected, entries_for_set, model_of, sets_of
+from engine.names.registry import Entry, entries, is_release, look_up, release_of
 from engine.places import Place
-from engine.registry import Entry, entries, is_release, look_up, release_of
-from engine.release_layout import files_of, hook_of
 from engine.text import visible
 
 FORM = "released"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.hub.asked import MAIN
-from engine.release_layout import Wanted
+from engine.names.layout import Wanted
 
 MIRROR = "SAESCOPE_MIRROR"
 """Environment variable: a folder that holds repositories as OWNER/NAME."""

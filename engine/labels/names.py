@@ -68,8 +68,8 @@ def published(name: str) -> list[str]:
         BadRequest: it has another form, or what the registry has of that name has no pages on Neuronpedia.
         DictionaryMissing: the registry has the release, but not that id.
     """
-    from engine.neuronpedia import corrected
-    from engine.registry import is_release, look_up
+    from engine.names.neuronpedia import corrected
+    from engine.names.registry import is_release, look_up
 
     if not is_release(name.partition("/")[0]):
         return ["/".join(place_called(name))]

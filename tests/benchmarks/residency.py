@@ -20,11 +20,11 @@ from engine.features import read_prompt
 from engine.formats.read import read
 from engine.job import Job
 from engine.loading import open_model
+from engine.memory.residency import Shelf, keep, tensors_of
 from engine.model import LanguageModel
 from engine.places import Place
 from engine.protocol import MemoryPlan
 from engine.quiet import quiet_libraries
-from engine.residency import Shelf, keep, tensors_of
 from engine.results import Residency
 from tests.benchmarks.features import PER_TOKEN, TOP, Case, gpt2_case
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table

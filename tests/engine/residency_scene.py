@@ -9,9 +9,9 @@ import torch
 
 from engine.dictionary import Dictionary
 from engine.formats.read import read
+from engine.memory.residency import PagedDictionary, Shelf, keep
 from engine.places import Place
 from engine.protocol import MemoryPlan
-from engine.residency import PagedDictionary, Shelf, keep
 from engine.results import Residency
 from tests import tiny
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkup import check_up, examine, sample
-from engine.checkup_report import report
-from engine.checkup_results import CheckUp
+from engine.checkup.examine import check_up, examine, sample
+from engine.checkup.published import published
+from engine.checkup.report import report
+from engine.checkup.results import CheckUp
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.job import Job
@@ -22,7 +23,6 @@ from engine.loading import open_model
 from engine.model import LanguageModel
 from engine.opening import OpenSet
 from engine.places import Place
-from engine.published import published
 from engine.requests import Open
 from engine.sites import Site, parse_hook
 from tests import tiny
@@ -342,7 +342,7 @@ def test_files_that_hold_nothing_are_told(
 ) -> None:
     file = tmp_path / ("rows.jsonl.gz" if content.startswith(b"\x1f") else "rows.jsonl")
     file.write_bytes(content)
-    from engine.stored_activations import compare_stored
+    from engine.checkup.stored_activations import compare_stored
 
     with pytest.raises(BadRequest, match=said) as caught:
         compare_stored(opening(model, {dictionary.source: dictionary}), dictionary, file, Job())

@@ -194,7 +194,7 @@ def test_reading_in_pieces_changes_nothing(
 
 def test_out_of_memory_is_retried_smaller_and_then_told() -> None:
     from engine.errors import OutOfMemory
-    from engine.memory import in_smaller_pieces
+    from engine.memory.use import in_smaller_pieces
 
     tried: list[int] = []
 

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from engine.dictionary import WEIGHTS
 from engine.errors import DictionaryMissing, ModelMissing
-from engine.footprint import dictionary_footprint, model_footprint, numbers_in
 from engine.formats.read import read
 from engine.loading import DTYPES, open_model
-from engine.memory import available_bytes, cgroup_available
+from engine.memory.footprint import dictionary_footprint, model_footprint, numbers_in
+from engine.memory.use import available_bytes, cgroup_available
 from engine.places import Place
 from tests import tiny
 from tests.conftest import RunPython
@@ -126,7 +126,7 @@ def test_a_file_cut_short_is_refused(llama_folder: Path, tmp_path: Path) -> None
 
 
 def test_needs_neither_torch_nor_numpy(run_python: RunPython) -> None:
-    code = "import sys, engine.footprint; print(sorted({'torch', 'numpy', 'msgspec'} & set(sys.modules)))"
+    code = "import sys, engine.memory.footprint; print(sorted({'torch', 'numpy', 'msgspec'} & set(sys.modules)))"
     assert run_python(code).stdout.strip() == "[]"
 
 
@@ -253,7 +253,7 @@ def test_version_1_and_a_path_only_the_host_knows(tmp_path: Path) -> None:
 
 def test_the_limit_of_the_address_space_counts(run_python: RunPython) -> None:
     code = (
-        "import resource, torch; from engine.memory import available_bytes\n"
+        "import resource, torch; from engine.memory.use import available_bytes\n"
         "pages = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (pages + 500_000_000, -1))\n"
         "print(available_bytes(torch.device('cpu')))"

@@ -18,8 +18,8 @@ from engine.commands.getting import get_app
 from engine.errors import BadRequest, Cancelled, DictionaryMissing, DownloadFailed
 from engine.hub import download_model, find_for_model, find_reference, find_release, is_here
 from engine.hub.finding import parse_reference
+from engine.names.registry import entries
 from engine.places import Place
-from engine.registry import entries
 from tests.hub_server import Hub, running
 
 REPO = "ctigges/pythia-70m-deduped__mlp-sm_processed"

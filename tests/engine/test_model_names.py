@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelMissing
-from engine.model_names import find_model, known_names, mismatch, repo_of, same_model, short_name
+from engine.names.models import find_model, known_names, mismatch, repo_of, same_model, short_name
 from tests.conftest import RunPython
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -166,7 +166,7 @@ def test_names_need_no_torch_and_no_network(run_python: RunPython, hub: Path) ->
         "import sys, socket\n"
         "def refuse(*_): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from engine.model_names import find_model\n"
+        "from engine.names.models import find_model\n"
         "from engine.errors import ModelMissing\n"
         "import os; os.makedirs(os.environ['HF_HUB_CACHE'] + '/models--openai-community--gpt2')\n"
         "for name in ('gpt2', 'gemma-2-2b'):\n"

@@ -11,6 +11,7 @@ import torch
 
 from engine.formats.read import read
 from engine.headless import Headless
+from engine.memory.residency import PagedDictionary, Shelf, keep
 from engine.protocol import (
     FeatureRef,
     FeaturesFound,
@@ -23,7 +24,6 @@ from engine.protocol import (
     Trace,
     TraceGrown,
 )
-from engine.residency import PagedDictionary, Shelf, keep
 from engine.results import Residency
 from tests.circuit_asking import ONE, opened_engine
 from tests.engine.residency_scene import SIZE, place, planned, save_four

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from engine.errors import BadRequest, DictionaryMissing, OutOfMemory
+from engine.memory.planning import Needs, Shape, choose, plan, size
 from engine.places import Place
-from engine.planning import Needs, Shape, choose, plan, size
 from engine.results import MemoryPlan
 from tests import tiny
 

@@ -23,7 +23,7 @@ from engine.dictionary import Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats import released
 from engine.hub import find_release
-from engine.registry import look_up, release_of
+from engine.names.registry import look_up, release_of
 from tests.hub_server import Hub, running
 
 D, F, TOKENS = 16, 40, 6

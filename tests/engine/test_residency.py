@@ -20,7 +20,7 @@ from engine.dictionary import WEIGHTS, Dictionary
 from engine.encoding.identity import neurons
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats.read import read
-from engine.residency import Fetch, PagedDictionary, Shelf, keep, tensors_of
+from engine.memory.residency import Fetch, PagedDictionary, Shelf, keep, tensors_of
 from engine.results import Residency
 from engine.sites import Site
 from tests import tiny

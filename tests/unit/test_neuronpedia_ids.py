@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine import neuronpedia, registry
 from engine.errors import BadRequest
-from engine.registry import Entry
-from engine.release_layout import hook_of, layer_of
+from engine.names import neuronpedia, registry
+from engine.names.layout import hook_of, layer_of
+from engine.names.registry import Entry
 
 COUNT = 2441
 ALLOWED = {

@@ -13,11 +13,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from engine import registry
 from engine.commands import getting
 from engine.commands.completing import complete_dictionary, complete_model, complete_set
 from engine.errors import DictionaryMissing
-from engine.release_layout import files_of, hook_of
+from engine.names import registry
+from engine.names.layout import files_of, hook_of
 from tests.conftest import RunPython
 
 yaml: Any = import_module("yaml")

@@ -1,6 +1,6 @@
 """Before anything is loaded: what a model and its dictionaries need, what is free, and where they will therefore lie.
 
-Sizes come from file headers (`engine.footprint`), so that what cannot fit is refused in a second, with the sum.
+Sizes come from file headers (`engine.memory.footprint`), so that what cannot fit is refused in a second, with the sum.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from engine.errors import BadRequest, OutOfMemory
-from engine.footprint import BYTES, dictionary_footprint, model_footprint
 from engine.loading import choose_dtype, read_config
+from engine.memory.footprint import BYTES, dictionary_footprint, model_footprint
 from engine.places import Place
 from engine.results import MemoryPlan, Residency
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.checkup_results import CheckUp, Figure, HookReading, Losses, StoredComparison, Verdict
+from engine.checkup.published import L0, LOSS_MEAN, LOSS_ZERO, VARIANCE, Published, expected_site, published
+from engine.checkup.results import CheckUp, Figure, HookReading, Losses, StoredComparison, Verdict
+from engine.checkup.stored_activations import compare_stored
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest, DictionaryMismatch
 from engine.job import Job
 from engine.model import LanguageModel
-from engine.model_names import mismatch
+from engine.names.models import mismatch
 from engine.opening import OpenSet, open_set
-from engine.published import L0, LOSS_MEAN, LOSS_ZERO, VARIANCE, Published, expected_site, published
 from engine.requests import Open
 from engine.sites import Site
-from engine.stored_activations import compare_stored
 from engine.training.corpus import Context, Document, cut_contexts, read_documents
 from engine.training.evaluate import Figures, evaluate
 from engine.training.tally import Trial, tally

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.checkup_results import CheckUp
+from engine.checkup.results import CheckUp
 from engine.job import Job
 from engine.protocol import Event, Open, Progress
 from engine.quiet import quiet_libraries
@@ -18,7 +18,7 @@ def check_dictionaries(
 ) -> tuple[CheckUp, ...]:
     """Every dictionary of `opening` examined; `text` and `activations` are files. Errors as `checkup.examine`."""
     quiet_libraries()
-    from engine.checkup import examine
+    from engine.checkup.examine import examine
 
     def emit(event: Event) -> None:
         if isinstance(event, Progress):

@@ -62,7 +62,7 @@ def _registry(dictionary: Dictionary) -> Iterator[Published]:
     name = dictionary.place.release if dictionary.place else None
     if name is None:
         return
-    from engine.registry import look_up
+    from engine.names.registry import look_up
 
     try:
         entries = look_up(name)

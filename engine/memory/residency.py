@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.dictionary import WEIGHTS, Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats.read import read
-from engine.memory import is_out_of_memory
+from engine.memory.use import is_out_of_memory
 from engine.results import MemoryPlan
 from engine.text import visible
 

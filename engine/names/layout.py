@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.registry import Entry, Release, release_of
+from engine.names.registry import Entry, Release, release_of
 
 
 @dataclass(frozen=True)

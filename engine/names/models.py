@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.errors import ModelMissing
 from engine.hub.local import MIRROR, roots
 from engine.jsonfile import read_object
-from engine.model_table import OTHER_IDS, SHORT_NAMES
+from engine.names.model_table import OTHER_IDS, SHORT_NAMES
 from engine.text import visible
 
 HOOKED_WEIGHTS = "model_final.pth"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine import model_names
 from engine.errors import BadRequest
-from engine.registry import Entry, all_entries, entries, is_release
-from engine.release_layout import hook_of
+from engine.names import models as model_names
+from engine.names.layout import hook_of
+from engine.names.registry import Entry, all_entries, entries, is_release
 
 CORRECTED = {
     # The dictionary of the embedding; its path is e-res-sm, and attention has no e-… at all.

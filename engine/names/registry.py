@@ -48,7 +48,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str
     """Its folder or file in the repository."""
     neuronpedia: str | None = None
-    """`model/source` as the registry has it; `engine.neuronpedia` knows which of them are wrong."""
+    """`model/source` as the registry has it; `engine.names.neuronpedia` knows which of them are wrong."""
     l0: float | None = None
     variance_explained: float | None = None
     norm_scaling_factor: float | None = None

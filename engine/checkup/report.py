@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.checkup_results import CheckUp, Convention, Figure, HookReading
+from engine.checkup.results import CheckUp, Convention, Figure, HookReading
 from engine.text import visible
 
 _NAMES = {

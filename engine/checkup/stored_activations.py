@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from engine.checkup_results import Convention, StoredComparison
+from engine.checkup.results import Convention, StoredComparison
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.job import Job

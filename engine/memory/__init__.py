@@ -1,0 +1,1 @@
+"""Memory: what is needed, what there is, and where dictionaries are kept."""
