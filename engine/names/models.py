@@ -105,7 +105,9 @@ def check_whole(folder: Path, name: str) -> None:
     Raises:
         ModelMissing: names the first part that is missing.
     """
-    again = f"Fetch it again with `saescope get model {visible(name)}`, or give the folder of a whole copy."
+    again = "Give a folder written by save_pretrained(); pickled weights are not opened."
+    if _REPO.match(name):
+        again = f"Fetch it again with `saescope get model {visible(name)}`, or give the folder of a whole copy."
     if not (folder / "config.json").is_file():
         raise ModelMissing(f"{folder} has no config.json.", again)
     if missing := _missing_weights(folder):

@@ -33,7 +33,7 @@ def _run(terminal: Terminal, prompt: str) -> None:
     terminal.send(f"\x07\x1b[200~{prompt}\x1b[201~")
     terminal.settle()
     terminal.send("\r")
-    terminal.wait_for("peaks on")
+    terminal.wait_for("share")
     terminal.settle(1.0)
 
 

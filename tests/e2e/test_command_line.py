@@ -106,7 +106,7 @@ def test_what_produced_the_numbers_is_named(
     assert origin["hooks"] == {f"{layer}-res-tiny": f"blocks.{layer}.hook_resid_post" for layer in (1, 2)}
     assert (origin["device"], origin["dtype"], origin["bos"]) == ("cpu", "float32", "off")
     assert origin["settings"] == {"rank": "max", "first_position": "left out", "top": 7, "activations": "raw"}
-    assert origin["versions"].keys() == {"saescope", "torch", "transformers"}
+    assert origin["versions"].keys() == {"saescope", "torch", "transformers", "transformer-lens"}
     other = summed["provenance"]
     assert (other["bos"], other["settings"]["rank"], other["settings"]["first_position"]) == ("on", "sum", "ranked")
 

@@ -175,10 +175,10 @@ def test_folders_that_are_missing_or_are_something_else(
     llama_folder: Path, dictionary_folders: tuple[Path, ...], tmp_path: Path
 ) -> None:
     model, dictionary, nowhere = str(llama_folder), str(dictionary_folders[0]), str(tmp_path / "nowhere")
-    _met(f"There is no folder {nowhere}.", *CARD, "-m", nowhere, "-d", dictionary)
+    _met(f"There is no folder and no model called {nowhere}.", *CARD, "-m", nowhere, "-d", dictionary)
     _met(f"There is no folder {nowhere}.", *CARD, "-m", model, "-d", nowhere)
     _met(f"{dictionary} has no config.json.", *CARD, "-m", dictionary, "-d", dictionary)
-    _met(f"{model} holds no dictionary.", *CARD, "-m", model, "-d", model)
+    _met(f"{model} holds no dictionary of a form that is known.", *CARD, "-m", model, "-d", model)
 
 
 def test_damaged_weights(
@@ -194,7 +194,7 @@ def test_damaged_weights(
         _cut(model / "model.safetensors", length)
         _met(f"{model} cannot be opened", *CARD, *opening(model, dictionary_folders))
     (model / "model.safetensors").unlink()
-    _met("has no .safetensors weights.", *CARD, *opening(model, dictionary_folders))
+    _met("is incomplete: it has config.json but no weights.", *CARD, *opening(model, dictionary_folders))
 
 
 def test_a_dictionary_that_does_not_fit(home: Home, llama_folder: Path, tmp_path: Path) -> None:

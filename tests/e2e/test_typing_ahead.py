@@ -25,7 +25,7 @@ def test_a_prompt_and_enter_in_one_piece(tmp_path: Path, sent: str, moment: str)
     try:
         terminal.wait_for(shown)
         terminal.send(sent)
-        terminal.wait_for("peaks on")
+        terminal.wait_for("share")
         terminal.settle()
         assert PROMPT in terminal.text
         assert "gone" not in terminal.text
@@ -48,7 +48,7 @@ def test_a_field_and_what_goes_into_it_in_one_piece(tmp_path: Path, sent: str, s
     try:
         terminal.wait_for("1 Prompt")
         terminal.send(PROMPT + "\r")
-        terminal.wait_for("peaks on")
+        terminal.wait_for("share")
         terminal.settle()
         terminal.send(sent)
         terminal.wait_for(shown)

@@ -365,7 +365,7 @@ def _verdict(folder: Path, lists: list[dict[str, object]]) -> str:
     """What the tests of published lists say of a folder."""
     (folder / "published.json").write_text(json.dumps(lists), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "published_list", __file__],
+        [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-k", "published_list", __file__],
         cwd=ROOT, env={**os.environ, "SAESCOPE_QUICKLISTS": str(folder)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return re.sub(r", \d+ deselected.*", "", done.stdout.strip().splitlines()[-1])
+    return re.sub(r"(, \d+ deselected.*| in [\d.]+s.*)", "", done.stdout.strip().splitlines()[-1])

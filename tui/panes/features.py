@@ -57,7 +57,7 @@ class FeatureList(LineList):
         site = max((len(r.ref.source) for r in self.rows), default=4)
         site = min(max(site, 4), 18 if width >= 60 else 10)
         rest = width - 2 - site - 1 - 8 - 8 - 6
-        token = max(6, min(14, rest // 2))
+        token = max(6, min(14, rest // 3))
         return site, token, max(0, rest - token - 2)
 
     def draw_header(self, width: int) -> list[Segment]:
