@@ -149,15 +149,6 @@ class CircuitBody(LineList):
 
     # --- the user -----------------------------------------------------------------------------------------------
 
-    def action_move(self, step: int) -> None:
-        self.move(step)
-
-    def action_page(self, step: int) -> None:
-        self.page(step)
-
-    def action_end(self, end: bool) -> None:
-        self.move_to_end(end)
-
     def action_enter(self) -> None:
         self.post_message(CircuitAsked("enter"))
 

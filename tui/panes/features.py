@@ -28,15 +28,6 @@ class FeatureList(LineList):
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("features")]
 
-    def action_move(self, step: int) -> None:
-        self.move(step)
-
-    def action_page(self, step: int) -> None:
-        self.page(step)
-
-    def action_end(self, end: bool) -> None:
-        self.move_to_end(end)
-
     def action_open_card(self) -> None:
         self.choose()
 

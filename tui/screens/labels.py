@@ -20,26 +20,15 @@ from tui.state import State
 from tui.text import counted, fit, number, visible
 from tui.widgets.bar import Bar
 from tui.widgets.field import Field
-from tui.widgets.line_list import LineList
+from tui.widgets.line_list import LineList, PageList
 
 _PAUSE = 0.15
 """Seconds without a key after which what was typed is looked for."""
 Seek = Callable[[str, FeatureRef | None], None]
 
 
-class LabelList(LineList):
+class LabelList(PageList):
     """What was found: feature, how near, label, whose."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up", show=False),
-        Binding("down,j", "move(1)", "down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "page down", show=False),
-        Binding("home,g", "end(False)", "first", show=False),
-        Binding("end,G", "end(True)", "last", show=False),
-        Binding("enter", "choose", "take", show=False),
-    ]
-    header_lines = 0
 
     def __init__(self) -> None:
         super().__init__(id="label-list")
@@ -66,18 +55,6 @@ class LabelList(LineList):
             Segment(fit(visible(hit.label.text), room)),
             Segment(tail, dim),
         ]
-
-    def action_move(self, step: int) -> None:
-        self.move(step)
-
-    def action_page(self, step: int) -> None:
-        self.page(step)
-
-    def action_end(self, end: bool) -> None:
-        self.move_to_end(end)
-
-    def action_choose(self) -> None:
-        self.choose()
 
 
 class LabelsPage(ModalScreen[FeatureRef | None]):

@@ -16,23 +16,13 @@ from sessions.model import Preset
 from tui.screens.evidence_parts import intervention_words
 from tui.text import cell_len, counted, fit, visible
 from tui.widgets.bar import Bar, shortened
-from tui.widgets.line_list import LineList
+from tui.widgets.line_list import LineList, PageList
 from tui.widgets.lines import Lines
 
 
-class PresetList(LineList):
+class PresetList(PageList):
     """Names and what they do."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up", show=False),
-        Binding("down,j", "move(1)", "down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "page down", show=False),
-        Binding("home,g", "end(False)", "first", show=False),
-        Binding("end,G", "end(True)", "last", show=False),
-        Binding("enter", "choose", "take", show=False),
-    ]
-    header_lines = 0
     empty = " No preset is saved in this session."
 
     def __init__(self, presets: Sequence[Preset]) -> None:
@@ -53,18 +43,6 @@ class PresetList(LineList):
             Segment(fit(visible(preset.name), size), Style(bold=True)),
             Segment("  " + shortened(words, room) if room > 0 else "", self.style_of("dim")),
         ]
-
-    def action_move(self, step: int) -> None:
-        self.move(step)
-
-    def action_page(self, step: int) -> None:
-        self.page(step)
-
-    def action_end(self, end: bool) -> None:
-        self.move_to_end(end)
-
-    def action_choose(self) -> None:
-        self.choose()
 
 
 class PresetPage(ModalScreen[str | None]):

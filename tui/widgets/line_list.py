@@ -11,6 +11,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import var
 from textual.strip import Strip
@@ -168,7 +169,34 @@ class LineList(Paper):
         if self.row_count:
             self.post_message(self.Chosen(self, self.cursor))
 
+    def action_move(self, step: int) -> None:
+        self.move(step)
+
+    def action_page(self, step: int) -> None:
+        self.page(step)
+
+    def action_end(self, end: bool) -> None:
+        self.move_to_end(end)
+
+    def action_choose(self) -> None:
+        self.choose()
+
     def on_click(self, event: events.Click) -> None:
         row = event.y - self.header_lines + self.scroll_offset.y
         if event.y >= self.header_lines and row < self.row_count:
             self._go(row)
+
+
+class PageList(LineList):
+    """A list on a page of its own, with the movements all lists have."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "up", show=False),
+        Binding("down,j", "move(1)", "down", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", "page up", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", "page down", show=False),
+        Binding("home,g", "end(False)", "first", show=False),
+        Binding("end,G", "end(True)", "last", show=False),
+        Binding("enter", "choose", "take", show=False),
+    ]
+    header_lines = 0
