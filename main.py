@@ -175,9 +175,9 @@ def card(
 def list_sets(json: AsJson = False) -> None:
     """What can be opened, where it lies and how large it is."""
     from engine import reports
-    from engine.sets import all_sets
+    from engine.sets import FieldSet, SetInfo, all_sets, field_sets
 
-    found = all_sets()
+    found: list[SetInfo | FieldSet] = [*all_sets(), *field_sets()]
     print_result(to_json(found), reports.sets_text(found), json)
 
 
@@ -243,18 +243,30 @@ def doctor(
         Path | None, typer.Option(help="With --dictionary: text to measure on; a sample of ours otherwise.")
     ] = None,
     activations: Annotated[
-        Path | None, typer.Option(help="With --dictionary: activations exported by Neuronpedia, to compare with.")
+        str | None,
+        typer.Option(
+            metavar="FILE|neuronpedia",
+            help="With --dictionary: stored activations to compare with, from a file that Neuronpedia exported, or of "
+            "a few features from its site.",
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Versions, devices, terminal and paths; with --dictionary, whether dictionaries belong to their model."""
+    """Versions, devices, terminal and paths; with --dictionary, whether dictionaries belong to their model.
+
+    Exit code 1 where a dictionary reads better at another hook, does not fit, or is far from what was published.
+    """
     if opening.model is not None or opening.dictionaries:
         from engine.checkup.headless import check_dictionaries
         from engine.checkup.report import report as checkup_text
 
         checked = check_dictionaries(opening, text, activations, report_progress)
         print_result(to_json(checked), checkup_text(checked), json)
+        if not all(one.belongs for one in checked):
+            raise typer.Exit(1)
         return
+    if text is not None or activations is not None:
+        raise BadRequest("--text and --activations go with --dictionary.", "Name a dictionary to check.")
     from engine.doctor import examine, report
 
     found = examine()

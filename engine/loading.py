@@ -131,4 +131,15 @@ def open_model(
             "Do config.json and the weights belong together? Save the model again with save_pretrained().",
             str(error),
         ) from None
-    return LanguageModel(hf, tokenizer, name or folder.name, folder)
+    model = LanguageModel(hf, tokenizer, name or folder.name, folder)
+    find_bos(model)
+    return model
+
+
+def find_bos(model: LanguageModel) -> None:
+    """Take BOS from the model's configuration where the tokenizer's files name none, as those of GPT-2 do not."""
+    if model.tokenizer.bos_id is not None:
+        return
+    said = getattr(model.config, "bos_token_id", None)
+    if isinstance(said, int) and model.tokenizer.stored_token(said) is not None:
+        model.tokenizer.bos_id = said

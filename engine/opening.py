@@ -27,7 +27,8 @@ from engine.model import LanguageModel
 from engine.names.models import mismatch
 from engine.places import Place
 from engine.protocol import DictionaryInfo, MemoryPlan, ModelInfo, Open, Provenance
-from engine.resolving import resolve
+from engine.resolving import ASKED_HOOK, resolve
+from engine.sites import parse_hook
 
 _PACKAGES = ("saescope", "torch", "transformers", "transformer-lens")
 
@@ -168,6 +169,12 @@ def open_set(request: Open, job: Job) -> OpenSet:
         dictionary.source = _distinct(dictionary, dictionaries)
         dictionaries[dictionary.source] = keep(dictionary, planned, shelf, model.device, model.dtype, again)
     bos = bos_rule(request.bos, list(dictionaries.values()))
+    if bos and model.tokenizer.bos_id is None:
+        if request.bos == "on":
+            raise BadRequest(f"The tokenizer of {name} has no BOS.", "Leave out --bos on.")
+        bos = False
+        for dictionary in dictionaries.values():
+            dictionary.notes += ("trained on prompts that begin with BOS, which this tokenizer does not have",)
     job.progress("hashing the model")
     opened = OpenSet(model, dictionaries, bos, model_sha256(folder), request.fold, planned)
     gc.collect()
@@ -178,6 +185,12 @@ def open_set(request: Open, job: Job) -> OpenSet:
 def _read(place: Place, fold: bool) -> Dictionary:
     """The dictionary at a place, its decoder norms folded into its activations where that is wanted."""
     dictionary = read(place)
+    asked = place.extra.get(ASKED_HOOK)
+    if asked is not None and parse_hook(asked) != dictionary.site:
+        raise DictionaryMismatch(
+            f"{dictionary.source} says that it reads {dictionary.site.hook}, and {asked} was asked for.",
+            f"Leave out @{asked}.",
+        )
     return dictionary.folded() if fold else dictionary
 
 
@@ -200,14 +213,19 @@ def check_fit(model: LanguageModel, dictionary: Dictionary) -> None:
         raise DictionaryMismatch(
             f"{dictionary.source} reads {dictionary.d_in} numbers per token; "
             f"{dictionary.site.hook} of {model.name} has {width}.",
-            "Open the model this dictionary was made for.",
+            f"Open {_its_model(dictionary)}.",
         )
     expected = dictionary.metadata.get("vocabulary_sha256")
     if expected and expected != model.tokenizer.vocabulary_sha256:
         raise DictionaryMismatch(
             f"{dictionary.source} was trained with another tokenizer than {model.name} has.",
-            f"Open {dictionary.metadata.get('model_name') or 'its own model'}.",
+            f"Open {_its_model(dictionary)}.",
         )
+
+
+def _its_model(dictionary: Dictionary) -> str:
+    said = dictionary.metadata.get("model_name")
+    return said if isinstance(said, str) and said else "the model this dictionary was made for"
 
 
 def note_other_model(model: LanguageModel, dictionary: Dictionary) -> None:

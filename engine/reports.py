@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.protocol import FeatureCard, FeaturesResult
-from engine.sets import SetInfo
+from engine.sets import FieldSet, SetInfo
 from engine.text import visible, visible_token
 
 
@@ -45,18 +45,30 @@ def card_text(card: FeatureCard) -> str:
     return "\n".join(lines)
 
 
-def sets_text(found: Sequence[SetInfo]) -> str:
+def sets_text(found: Sequence[SetInfo | FieldSet]) -> str:
     """One paragraph a set."""
-    blocks = []
-    for info in found:
-        state = f"{info.model_bytes / 1e6:.0f} MB" if info.model_ready else "fetched and converted on first use, 540 MB"
-        blocks.append(
-            f"{visible(info.name)}: {visible(info.description)}\n"
-            f"  model         {visible(info.model)} ({state})\n"
-            f"  dictionaries  {visible(info.folder)} ({info.dictionary_bytes / 1e6:.0f} MB): "
-            f"{', '.join(map(visible, info.dictionaries))}"
-        )
+    blocks = [_set_text(info) if isinstance(info, SetInfo) else _field_set_text(info) for info in found]
     return "\n".join(blocks) or "No sets."
+
+
+def _set_text(info: SetInfo) -> str:
+    state = f"{info.model_bytes / 1e6:.0f} MB" if info.model_ready else "fetched and converted on first use, 540 MB"
+    return (
+        f"{visible(info.name)}: {visible(info.description)}\n"
+        f"  model         {visible(info.model)} ({state})\n"
+        f"  dictionaries  {visible(info.folder)} ({info.dictionary_bytes / 1e6:.0f} MB): "
+        f"{', '.join(map(visible, info.dictionaries))}"
+    )
+
+
+def _field_set_text(info: FieldSet) -> str:
+    """A set of the field, and how to get what of it is missing."""
+    text = (
+        f"{info.name}: {info.repo} with {', '.join(info.dictionaries)}\n"
+        f"  model         {visible(info.folder) if info.folder else 'not on this machine'}\n"
+        f"  dictionaries  {info.here} of {info.of} on this machine"
+    )
+    return "".join([text, *(f"\n  to fetch      {command}" for command in info.fetch)])
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,7 +7,8 @@ neurons (`neurons:mlp_post`). Nothing here reads weights or imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,23 +19,14 @@ from engine.errors import BadRequest, DictionaryMissing, ModelMissing
 from engine.formats.find import find
 from engine.names import models as model_names
 from engine.places import Place
+from engine.sets import FIELD_SETS, SHORT
 from engine.sites import parse_hook
 
 Report = Callable[[str, int, int], object]
 NEURONS = "neurons:"
 
-FIELD_SETS: dict[str, tuple[str, ...]] = {
-    "pythia-70m-deduped": ("res-sm", "mlp-sm", "att-sm"),
-    "gpt2-small": ("res-jb",),
-    "gelu-1l": ("run1",),
-}
-"""What opens where only one of these models is named: what the field's own work on it used."""
-RUNS = "hf://NeelNanda/sparse_autoencoder/"
-SHORT: dict[tuple[str, str], str] = {
-    ("gelu-1l", "run1"): RUNS + "25.pt",
-    ("gelu-1l", "run2"): RUNS + "47.pt",
-}
-"""Dictionaries with short names that are in no registry."""
+ASKED_HOOK = "asked_hook"
+"""In a place's `extra`: the hook that the user named. What the files say otherwise is refused where they are read."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,8 @@ def resolve(
         DictionaryMissing: a dictionary that is not, or a folder that holds none.
         DownloadFailed: it was to be fetched and could not be.
     """
+    if "" in dictionaries or (model == "" and dictionaries):
+        raise BadRequest("An empty name names nothing.", "Give a folder or a name.")
     if not dictionaries:
         if model is None or _is_set(model):
             return _open_set(model or sets.DEFAULT_SET)
@@ -116,7 +110,7 @@ def _usual(model: str) -> tuple[str, ...]:
             f"There is no folder {model}, nor dictionaries that go without saying for a model of that name.",
             f"Give a local model folder or a name, and --dictionary. Sets here: {here}.",
         )
-    raise BadRequest(f"There is no set called {model!r}.", f"Sets here: {here}.")
+    raise BadRequest(f"There is no set called {model!r}.", f"{_near(model, _openable())}Sets here: {here}.")
 
 
 def _known_sets(name: str | None) -> str:
@@ -134,13 +128,26 @@ def _known_sets(name: str | None) -> str:
 def _find_model(name: str, download: bool, report: Report) -> model_names.ModelPlace:
     try:
         return model_names.find_model(name)
-    except ModelMissing:
+    except ModelMissing as error:
+        if model_names.repo_of(name) is None and (near := _near(name, _openable())):
+            raise ModelMissing(error.message, f"{near}{error.remedy}") from None
         if not download or model_names.repo_of(name) is None or Path(name).expanduser().is_dir():
             raise
     from engine.hub import download_model
 
     download_model(name, report)
     return model_names.find_model(name)
+
+
+def _openable() -> list[str]:
+    """Every short name that opens something."""
+    return [*(info.name for info in sets.all_sets()), *model_names.known_names()]
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """`Did you mean …? ` of the known names that are nearest; "" where none is near."""
+    found = difflib.get_close_matches(name.casefold(), list(known), n=3)
+    return f"Did you mean {' or '.join(found)}? " if found else ""
 
 
 def _made_for(places: Sequence[Place]) -> str | None:
@@ -169,23 +176,35 @@ def _places(given: str, model: str | None, download: bool, report: Report) -> li
     if path.startswith((".", "/", "~")):
         raise DictionaryMissing(f"There is no folder {path}.", "Give the folder of a dictionary.")
     from engine.hub import find_for_model, find_release
-    from engine.names.registry import is_release, suggestions
+    from engine.names.registry import is_release
 
     if is_release(path.partition("/")[0]):
         return _at_hook(find_release(path, download, report), hook)
     if model is not None and "/" not in path:
         try:
-            return find_for_model(model, path, download, report)
-        except BadRequest as error:
-            unknown = error
-    else:
-        unknown = None
-    near = suggestions(path)
-    hint = f"Did you mean {' or '.join(near)}?" if near else (unknown.remedy if unknown else "")
-    raise DictionaryMissing(
-        f"{path!r} is no folder here and no dictionary that is known by name.",
-        hint or "Give a folder, or a name from `saescope dictionaries`.",
-    )
+            found = find_for_model(model, path, download, report)
+        except BadRequest:
+            raise _unknown(path, model) from None
+        return _at_hook(found, hook)
+    raise _unknown(path, model)
+
+
+def _unknown(name: str, model: str | None) -> DictionaryMissing:
+    """What to say of a word that means nothing, with what it may have been meant for."""
+    from engine.names.neuronpedia import sets_of
+    from engine.names.registry import suggestions
+
+    own = [short for known, short in SHORT if known == model]
+    if model is not None:
+        own += sets_of(model)
+    if own:
+        message = f"{name!r} is no folder here, no release, and none of the dictionaries of {model}."
+        shown = ", ".join(own[:8]) + (", …" if len(own) > 8 else "")
+        return DictionaryMissing(message, f"{_near(name, own)}It has {shown}.")
+    others = sorted({known for known, short in SHORT if short == name}) if model is None else []
+    near = [f"--model {known} --dictionary {name}" for known in others] or suggestions(name)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "Give a folder, or a name from `saescope dictionaries`."
+    return DictionaryMissing(f"{name!r} is no folder here and no dictionary that is known by name.", hint)
 
 
 def _split_hook(given: str) -> tuple[str, str | None]:
@@ -208,5 +227,5 @@ def _at_hook(places: list[Place], hook: str | None) -> list[Place]:
     if hook is None:
         return places
     if len(places) > 1:
-        raise BadRequest(f"{hook} was named for {len(places)} dictionaries.", "Give the folder of one of them.")
-    return [replace(place, hook=hook) for place in places]
+        raise BadRequest(f"{hook} was named for {len(places)} dictionaries.", "Name one of them.")
+    return [replace(place, hook=hook, extra={**place.extra, ASKED_HOOK: hook}) for place in places]

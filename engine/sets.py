@@ -12,9 +12,22 @@ from pathlib import Path
 import msgspec
 
 from engine import default_model, paths
+from engine.errors import DictionaryMissing, ModelMissing
 
 DEFAULT_MODEL = "default"
 DEFAULT_SET = "smollm2"
+FIELD_SETS: dict[str, tuple[str, ...]] = {
+    "pythia-70m-deduped": ("res-sm", "mlp-sm", "att-sm"),
+    "gpt2-small": ("res-jb",),
+    "gelu-1l": ("run1",),
+}
+"""What opens where only one of these models is named: what the field's own work on it used."""
+RUNS = "hf://NeelNanda/sparse_autoencoder/"
+SHORT: dict[tuple[str, str], str] = {
+    ("gelu-1l", "run1"): RUNS + "25.pt",
+    ("gelu-1l", "run2"): RUNS + "47.pt",
+}
+"""Dictionaries with short names that are in no registry, by model and name."""
 
 
 class SetFile(msgspec.Struct):
@@ -37,6 +50,23 @@ class SetInfo(msgspec.Struct, frozen=True):
     model_bytes: int
     dictionaries: tuple[str, ...]
     dictionary_bytes: int
+
+
+class FieldSet(msgspec.Struct, frozen=True):
+    """A model of the field with the dictionaries that go without saying for it, and what of it is here."""
+
+    name: str
+    repo: str
+    """The model's id on Hugging Face."""
+    folder: str | None
+    """Where the model lies; None where it is not whole and on this machine."""
+    dictionaries: tuple[str, ...]
+    """Short names, each of one dictionary or of several."""
+    here: int
+    """How many of the dictionaries are on this machine."""
+    of: int
+    fetch: tuple[str, ...]
+    """The commands that fetch what is missing; () where all is here."""
 
 
 def user_sets_dir() -> Path:
@@ -75,3 +105,45 @@ def write_set(folder: Path, model: str, dictionaries: list[str], description: st
     """Make `folder` a set."""
     content = SetFile(model=model, dictionaries=tuple(dictionaries), description=description)
     (folder / "set.json").write_text(json.dumps(msgspec.to_builtins(content), indent=1) + "\n")
+
+
+# --- sets of the field ------------------------------------------------------------------------------------------------
+
+
+def field_sets() -> list[FieldSet]:
+    """The sets that open by the name of their model, and what of each is on this machine; asks no network."""
+    return [_field_set(name, shorts) for name, shorts in FIELD_SETS.items()]
+
+
+def _field_set(name: str, shorts: tuple[str, ...]) -> FieldSet:
+    from engine.names import models as model_names
+
+    repo = model_names.repo_of(name) or name
+    fetch: list[str] = []
+    try:
+        folder = str(model_names.find_model(name).folder)
+    except ModelMissing:
+        folder = None
+        fetch.append(f"saescope get model {name}")
+    counts = [_count_here(name, short) for short in shorts]
+    fetch += [
+        f"saescope get dictionary {SHORT.get((name, short), f'{name}-{short}')}"
+        for short, (here, of) in zip(shorts, counts, strict=True)
+        if here < of
+    ]
+    here, of = (sum(numbers) for numbers in zip(*counts, strict=True))
+    return FieldSet(name, repo, folder, shorts, here, of, tuple(fetch))
+
+
+def _count_here(model: str, short: str) -> tuple[int, int]:
+    """How many of the dictionaries that a short name means are here, of how many."""
+    from engine.hub import find_reference, is_here
+    from engine.names.neuronpedia import entries_for_set
+
+    if (reference := SHORT.get((model, short))) is None:
+        found = [is_here(entry) for entry in entries_for_set(model, short)]
+        return sum(found), len(found)
+    try:
+        return len(find_reference(reference, False, lambda text, done, total: None)), 1
+    except DictionaryMissing:
+        return 0, 1

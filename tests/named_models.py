@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.headless import Headless
+from engine.protocol import FeatureRef, FeaturesFound, FeaturesResult, Open, Opened, Row, RowRead, Run
 from tests import tiny, writers
 
 PYTHIA = "EleutherAI/pythia-70m-deduped"
@@ -26,6 +29,8 @@ GELU_TOKENIZER = "NeelNanda/gpt-neox-tokenizer-digits"
 SAM_MARKS = "ctigges/pythia-70m-deduped__{}-sm_processed"
 JOSEPH_BLOOM = "jbloom/GPT2-Small-SAEs-Reformatted"
 RUNS = "NeelNanda/sparse_autoencoder"
+PROMPT = "in the end of the a"
+"""What `ran` reads."""
 COMMIT = "93b1b6d7f7b2a8ad9f6f3e4d5c6b7a8990a1b2c3"
 
 WIDTH = tiny.D_MODEL
@@ -209,7 +214,39 @@ def _dictionary(folder: Path, settings: dict[str, Any], seed: int) -> None:
     save_file({"sparsity": torch.full((FEATURES,), -2.0)}, folder / "sparsity.safetensors")
 
 
-def repositories(mirror: Path) -> Iterator[str]:
-    """OWNER/NAME of everything in a mirror."""
-    for owner in sorted(mirror.iterdir()):
-        yield from (f"{owner.name}/{folder.name}" for folder in sorted(owner.iterdir()))
+# --- opening them -----------------------------------------------------------------------------------------------------
+
+
+def in_both_layouts(root: Path) -> Path:
+    """`root`, with everything in root/mirror and in root/hub."""
+    as_cache(build(root / "mirror"), root / "hub")
+    return root
+
+
+def leave_alone(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """No mirror, another cache of the hub, and every way to another machine is an error."""
+
+    def refuse(*args: object, **kwargs: object) -> Any:
+        raise AssertionError(f"opened a connection: {args} {kwargs}")
+
+    for owner, name in ((socket, "getaddrinfo"), (socket, "create_connection"), (socket.socket, "connect")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.delenv("SAESCOPE_MIRROR", raising=False)
+
+
+def opened(model: str | None, *dictionaries: str, **options: Any) -> tuple[Headless, Opened]:
+    """An engine on what these names mean, and what it says is open."""
+    headless = Headless(lambda *_: None)
+    events = headless.ask(Open(id=1, model=model, dictionaries=dictionaries, device="cpu", **options))
+    return headless, next(event for event in events if isinstance(event, Opened))
+
+
+def ran(headless: Headless) -> FeaturesResult:
+    return next(e.result for e in headless.ask(Run(id=2, prompt=PROMPT, top=20)) if isinstance(e, FeaturesFound))
+
+
+def row(headless: Headless, source: str, index: int) -> Tensor:
+    """One feature's activations on the prompt of `ran`."""
+    events = headless.ask(Row(id=3, feature=FeatureRef(source, index)))
+    return torch.tensor(next(event.values for event in events if isinstance(event, RowRead)))

@@ -1,6 +1,7 @@
 """Reading the runs of Neel Nanda's 1L notebook: `{n}.pt` and `{n}_cfg.json`.
 
-f = relu((x − b_dec)·W_enc + b_enc), and the reconstruction f·W_dec + b_dec; decoder rows are not unit norm.
+f = relu((x − b_dec)·W_enc + b_enc), and the reconstruction f·W_dec + b_dec; decoder rows are not unit norm. The
+notebook puts BOS first in every row of tokens it trains on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def read(place: Place) -> Dictionary:
         b_dec=weights.tensor("b_dec", width),
         folder=place.path.parent,
         sha256=weights.sha256,
-        metadata=configs.metadata(site, _model(settings), settings.get("seq_len")),
+        metadata=configs.metadata(site, _model(settings), settings.get("seq_len")) | {"prepend_bos": True},
         form="1L notebook",
     )
 
