@@ -215,6 +215,12 @@ def check_fit(model: LanguageModel, dictionary: Dictionary) -> None:
             f"{dictionary.site.hook} of {model.name} has {width}.",
             f"Open {_its_model(dictionary)}.",
         )
+    if dictionary.write_site != dictionary.site and (width := model.width(dictionary.write_site)) != dictionary.d_out:
+        raise DictionaryMismatch(
+            f"{dictionary.source} writes {dictionary.d_out} numbers per token; "
+            f"{dictionary.write_site.hook} of {model.name} has {width}.",
+            f"Open {_its_model(dictionary)}.",
+        )
     expected = dictionary.metadata.get("vocabulary_sha256")
     if expected and expected != model.tokenizer.vocabulary_sha256:
         raise DictionaryMismatch(

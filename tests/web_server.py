@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback: a public S3 bucket as recorded, which can be told to misbehave.
+"""A real HTTP server on loopback: a public S3 bucket or an API as recorded, which can be told to misbehave.
 
 with BucketServer({"v1/m/s/explanations/batch-0.jsonl.gz": data}) as server:
     server.misbehave("batch-0", Fault(status=503), times=2)
@@ -7,6 +7,7 @@ with BucketServer({"v1/m/s/explanations/batch-0.jsonl.gz": data}) as server:
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class Fault:
     """Close the connection after so many bytes of the body."""
     pause: float = 0.0
     """Seconds before the answer, or before what `cut` leaves out."""
+    trickle: float = 0.0
+    """Seconds after every byte."""
 
 
 @dataclass
@@ -37,6 +40,14 @@ class _Rule:
     part: str
     fault: Fault
     times: int
+    spared: int
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what these tests are about."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class BucketServer:
@@ -59,7 +70,7 @@ class BucketServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -81,9 +92,9 @@ class BucketServer:
         """What lies below a prefix, as its first page."""
         return self._listing({"prefix": prefix, "delimiter": delimiter})
 
-    def misbehave(self, part: str, fault: Fault, times: int = 1_000_000) -> None:
-        """The next so many requests whose address contains `part` get this instead."""
-        self._rules.append(_Rule(part, fault, times))
+    def misbehave(self, part: str, fault: Fault, times: int = 1_000_000, spared: int = 0) -> None:
+        """The next so many requests whose address contains `part` get this instead, after some that are spared."""
+        self._rules.append(_Rule(part, fault, times, spared))
 
     def asked_for(self, part: str) -> int:
         """How many requests had `part` in their address."""
@@ -118,13 +129,17 @@ class BucketServer:
                 self._stop.wait(fault.pause)
                 handler.close_connection = True
                 return
-            handler.wfile.write(body)
+            for piece in (body[n : n + 1] for n in range(len(body))) if fault.trickle else (body,):
+                handler.wfile.write(piece)
+                self._stop.wait(fault.trickle)
         except OSError:  # the other side gave up, as it should
             handler.close_connection = True
 
     def _fault(self, path: str) -> Fault:
         for rule in self._rules:
-            if rule.part in path and rule.times > 0:
+            if rule.part in path and rule.spared > 0:
+                rule.spared -= 1
+            elif rule.part in path and rule.times > 0:
                 rule.times -= 1
                 return rule.fault
         return Fault()

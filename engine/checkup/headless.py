@@ -10,21 +10,31 @@ from engine.job import Job
 from engine.protocol import Event, Open, Progress
 from engine.quiet import quiet_libraries
 
+NEURONPEDIA = "neuronpedia"
+"""In place of a file of activations: ask the site."""
 Report = Callable[[str, int, int], None]
 
 
 def check_dictionaries(
-    opening: Open, text: Path | None, activations: Path | None, report: Report
+    opening: Open, text: Path | None, activations: str | None, report: Report
 ) -> tuple[CheckUp, ...]:
-    """Every dictionary of `opening` examined; `text` and `activations` are files. Errors as `checkup.examine`."""
+    """Every dictionary of `opening` examined; `text` is a file, `activations` one or the word neuronpedia.
+
+    Errors as `checkup.examine`.
+    """
     quiet_libraries()
-    from engine.checkup.examine import examine
+    from engine.checkup.examine import Stored, examine
+    from engine.checkup.neuronpedia import Neuronpedia
+    from engine.checkup.stored_file import StoredFile
 
     def emit(event: Event) -> None:
         if isinstance(event, Progress):
             report(event.text, event.done, event.total)
 
+    stored: Stored | None = None
+    if activations is not None:
+        stored = Neuronpedia() if activations == NEURONPEDIA else StoredFile(Path(activations).expanduser())
     try:
-        return examine(opening, text, activations, Job(opening.id, emit))
+        return examine(opening, text, stored, Job(opening.id, emit))
     finally:
         report("", 0, 0)

@@ -1,10 +1,10 @@
-"""The check-up of dictionaries as text."""
+"""The check-up of dictionaries as text: the verdict first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.checkup.results import CheckUp, Convention, Figure, HookReading
+from engine.checkup.results import CheckUp, Convention, Figure, HookReading, StoredComparison
 from engine.text import visible
 
 _NAMES = {
@@ -19,22 +19,41 @@ _VERDICTS = {
     "wrong hook": "wrong hook",
     "doubtful hook": "is the hook right?",
     "poor": "does not fit",
-    "nothing to compare": "nothing to compare with",
+    "nothing to compare": "fits; nothing was published to compare with",
 }
-_NEIGHBOURS = 4
+_OTHERS = 4
 
 
 def report(found: Sequence[CheckUp]) -> str:
-    """One block of lines for each dictionary."""
-    return "\n\n".join("\n".join(_block(one)) for one in found)
+    """One block of lines for each dictionary; before several, a line for each, those that do not belong first."""
+    blocks = ["\n".join(_block(one)) for one in found]
+    if len(found) > 1:
+        blocks.insert(0, "\n".join(_summary(found)))
+    return "\n\n".join(blocks)
+
+
+def _summary(found: Sequence[CheckUp]) -> list[str]:
+    wrong = [one for one in found if not one.belongs]
+    head = (
+        f"{len(wrong)} of {len(found)} dictionaries do not belong where they are read, or are in doubt"
+        if wrong
+        else f"Nothing speaks against any of the {len(found)} dictionaries"
+    )
+    width = max(len(visible(one.source)) for one in found)
+    ordered = [*wrong, *(one for one in found if one.belongs)]
+    return [f"{head}:", *(f"  {visible(one.source):<{width}}  {_verdict(one)}" for one in ordered)]
+
+
+def _verdict(one: CheckUp) -> str:
+    said = _VERDICTS[one.verdict]
+    return f"{said}, by far" if one.verdict == "differs" and not one.belongs else said
 
 
 def _block(one: CheckUp) -> list[str]:
-    place = one.hook if one.hook == one.hook_out else f"{one.hook} → {one.hook_out}"
     lines = [
-        f"{visible(one.source)} of {visible(one.model)}: {_VERDICTS[one.verdict]}",
+        f"{visible(one.source)} of {visible(one.model)}: {_verdict(one)}",
         *(f"  * {visible(sentence)}" for sentence in one.sentences),
-        f"  {'reads':<40}{place}",
+        f"  {'reads':<40}{_place(one.hook, one.hook_out)}",
         f"  {'form':<40}{visible(one.form)}, {one.features:,} features",
         f"  {'formula':<40}{visible(one.formula)}",
         *(f"  {'':<40}{visible(note)}" for note in one.notes),
@@ -51,28 +70,44 @@ def _block(one: CheckUp) -> list[str]:
     ]  # fmt: skip
     lines += _readings(one.readings)
     if one.stored is not None:
-        lines.append(f"  {'stored activations':<40}{visible(one.stored.sentence)}")
-        lines += [_convention(convention) for convention in one.stored.conventions]
-        skipped = f"; {one.stored.skipped} rows have other tokens" if one.stored.skipped else ""
-        lines.append(f"  {'':<40}{one.stored.rows} rows of {visible(one.stored.file)}{skipped}")
+        lines += _stored(one.stored)
     return lines
 
 
 def _figure(figure: Figure) -> str:
-    number = f"{figure.measured:.1f}" if figure.name == "l0" else f"{figure.measured:.3f}"
-    line = f"  {_NAMES[figure.name]:<40}{number}"
+    digits = 1 if figure.name == "l0" else 3
+    line = f"  {_NAMES[figure.name]:<40}{_number(figure.measured, digits)}"
     if figure.published is None:
         return line
-    published = f"{figure.published:.1f}" if figure.name == "l0" else f"{figure.published:.3f}"
+    published = _number(figure.published, digits)
     return f"{line:<50} {published} by {visible(figure.origin)}: {'agrees' if figure.agrees else 'differs'}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.2g}"
+
+
+def _place(hook: str, hook_out: str) -> str:
+    return hook if hook == hook_out else f"{hook} → {hook_out}"
 
 
 def _readings(readings: Sequence[HookReading]) -> list[str]:
     lines: list[str] = []
-    for one in readings[: 1 + _NEIGHBOURS]:
-        label = "" if lines else "EV here and at neighbouring hooks"
-        place = one.hook if one.hook == one.hook_out else f"{one.hook} → {one.hook_out}"
-        lines.append(f"  {label:<40}{one.explained_variance:6.3f}  L0 {one.l0:8.1f}  {place}")
+    for one in readings[: 1 + _OTHERS]:
+        label = "" if lines else "EV here, and elsewhere at best"
+        variance, l0 = _number(one.explained_variance, 3), _number(one.l0, 1)
+        lines.append(f"  {label:<40}{variance:>6}  L0 {l0:>8}  {_place(one.hook, one.hook_out)}")
+    return lines
+
+
+def _stored(stored: StoredComparison) -> list[str]:
+    lines = [f"  {'stored activations':<40}{visible(stored.sentence)}"]
+    lines += [_convention(convention) for convention in stored.conventions]
+    if stored.rows:
+        skipped = f"; {stored.skipped} rows have other tokens" if stored.skipped else ""
+        few = f"{stored.rows} rows of {stored.features} features"
+        lines.append(f"  {'':<40}{few}, from {visible(stored.origin)}{skipped}")
+        lines += [f"  {'':<40}{visible(note)}" for note in stored.notes]
     return lines
 
 

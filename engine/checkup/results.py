@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 
 Verdict = Literal["agrees", "differs", "wrong hook", "doubtful hook", "poor", "nothing to compare"]
+Fit = Literal["same", "near", "other", "nothing"]
+"""How stored activations compare with those here; nothing where there were none."""
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -20,6 +22,8 @@ class Figure(msgspec.Struct, frozen=True):
     """Who published it."""
     agrees: bool | None = None
     """None where there is nothing to compare with."""
+    far: bool = False
+    """So far from the published one that the hook is in doubt."""
     sentence: str = ""
     """What a difference means."""
 
@@ -59,16 +63,22 @@ class Convention(msgspec.Struct, frozen=True):
 class StoredComparison(msgspec.Struct, frozen=True):
     """This dictionary's activations here beside stored ones."""
 
-    file: str
+    origin: str
+    """The file or the server that has them."""
     rows: int
-    """Rows compared."""
+    """Texts compared; 0 where there were none."""
+    features: int
+    """Features that these rows are of."""
     values: int
-    """Tokens on which the feature fires here or in the file, over these rows."""
+    """Tokens on which the feature fires here or in what was stored, over these rows."""
     skipped: int
     """Rows of this dictionary whose tokens are not the tokenizer's."""
+    fit: Fit
     conventions: tuple[Convention, ...]
     """The one that fits best first."""
     sentence: str
+    notes: tuple[str, ...] = ()
+    """What could not be had."""
 
 
 class CheckUp(msgspec.Struct, frozen=True):
@@ -95,6 +105,8 @@ class CheckUp(msgspec.Struct, frozen=True):
     readings: tuple[HookReading, ...]
     """Its own place first, then the neighbours, best first."""
     verdict: Verdict
+    belongs: bool
+    """Nothing speaks against it: not a better hook, not a figure or stored activations far from what was published."""
     sentences: tuple[str, ...]
     """What to know, the most important first."""
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
 from engine.errors import DownloadFailed
-from engine.labels.web import Web
+from engine.web import Web
 
 _LARGEST_LISTING = 8 << 20  # a thousand keys are 400 kB
 _MOST_PAGES = 200
@@ -40,7 +40,7 @@ def list_below(web: Web, base: str, prefix: str) -> Listing:
     parameters = {"list-type": "2", "prefix": prefix, "delimiter": "/"}
     tokens: set[str] = set()
     while True:
-        page = _parsed(web.text(f"{base}/", parameters, _LARGEST_LISTING), base)
+        page = _parsed(web.text(f"{base}/", parameters, _LARGEST_LISTING, "a listing"), base)
         objects += (_object(entry, base) for entry in page.findall("{*}Contents"))
         prefixes += (_field(entry, "Prefix") for entry in page.findall("{*}CommonPrefixes"))
         if _field(page, "IsTruncated") != "true":

@@ -22,13 +22,14 @@ from engine.labels.exports import Tally, explanations
 from engine.labels.lines import Report
 from engine.labels.rows import Row
 from engine.labels.store import LabelStore
-from engine.labels.web import Patience, Web
 from engine.paths import cache_dir, private_directory
+from engine.web import Patience, Web
 
 EXPORTS = "SAESCOPE_EXPORTS"
 """Environment variable: another server with the same tree."""
 BUCKET = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
 _NAME = re.compile(r"(?!\.+/)[\w.\-]+/(?!\.+\Z)[\w.\-]+\Z", re.ASCII)
+_INSTEAD = "Fetch the files elsewhere and give their folder to `saescope labels import`."
 _ENDINGS = (".jsonl.gz", ".jsonl")
 
 
@@ -62,7 +63,7 @@ def fetch_labels(
     base = _base()
     prefix = f"v1/{model}/{source}/explanations/"
     report = report or (lambda text, done, total: None)
-    with Web(patience, report) as web:
+    with Web(_INSTEAD, patience, report) as web:
         report(f"looking for the labels of {name}", 0, 0)
         objects = [o for o in list_below(web, base, prefix).objects if o.key.endswith(_ENDINGS) and o.size]
         if not objects:

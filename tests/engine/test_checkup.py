@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkup.examine import check_up, examine, sample
+from engine.checkup.examine import check_up, examine
 from engine.checkup.published import published
 from engine.checkup.report import report
 from engine.checkup.results import CheckUp
+from engine.checkup.sample import MOST_BYTES, read_text, stretches
 from engine.dictionary import Dictionary
-from engine.errors import BadRequest
+from engine.errors import BadRequest, DictionaryMismatch
+from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
@@ -52,7 +55,7 @@ def planted(model: LanguageModel, text: Path) -> Dictionary:
     Encoder rows are 2c, biases −‖c‖²: the strongest feature is the centre c nearest to x, and its row decodes to c.
     """
     opened = opening(model, {})
-    contexts, _ = sample(opened, text, Job())
+    contexts, _ = stretches(opened, read_text(text), Job())
     x = torch.cat([_at(model, context.ids.tolist(), RIGHT)[1:] for context in contexts])
     generator = torch.Generator().manual_seed(0)
     centres = x[torch.randperm(len(x), generator=generator)[:300]]
@@ -73,13 +76,13 @@ def opening(model: LanguageModel, dictionaries: dict[str, Dictionary], bos: bool
 
 
 def checked(model: LanguageModel, dictionary: Dictionary, text: Path) -> CheckUp:
-    (found,) = check_up(opening(model, {dictionary.source: dictionary}), text, Job())
+    (found,) = check_up(opening(model, {dictionary.source: dictionary}), read_text(text), Job())
     return found
 
 
 def test_figures_are_those_of_plain_torch(model: LanguageModel, text: Path) -> None:
     dictionary = planted(model, text)
-    contexts, bos = sample(opening(model, {}), text, Job())
+    contexts, bos = stretches(opening(model, {}), read_text(text), Job())
     assert not bos
     found = checked(model, dictionary, text)
     kept, mistakes, active = [], [], 0
@@ -97,7 +100,9 @@ def test_figures_are_those_of_plain_torch(model: LanguageModel, text: Path) -> N
     assert figures["explained_variance"] > 0.5, "the plant works"
     assert figures["l0"] == 1.0
     assert found.tokens == active
-    some = contexts[:: max(1, len(contexts) // 6)][:6]
+    longer = [context for context in contexts if len(context.ids) > 64]
+    some = longer[:: max(1, len(longer) // 4)][:4]
+    assert found.losses.tokens == sum(len(context.ids) - 1 for context in some)
     for kind, loss in (("zero", found.losses.zero_ablated), ("mean", found.losses.mean_ablated)):
         assert loss == pytest.approx(_ablated(model, some, x.mean(0) if kind == "mean" else x[0] * 0), rel=1e-4), kind
     losses = found.losses
@@ -129,6 +134,7 @@ def _ablated(model: LanguageModel, contexts: list[Any], instead: Tensor) -> floa
 def test_at_its_own_hook_nothing_is_wrong(model: LanguageModel, text: Path) -> None:
     found = checked(model, planted(model, text), text)
     assert found.verdict == "nothing to compare"
+    assert found.belongs
     assert found.readings[0].hook == "blocks.1.hook_resid_post"
     assert found.readings[0].explained_variance == max(r.explained_variance for r in found.readings)
     hooks = [reading.hook for reading in found.readings]
@@ -139,15 +145,20 @@ def test_at_its_own_hook_nothing_is_wrong(model: LanguageModel, text: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "hook", ["blocks.2.hook_resid_post", "blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_mid"]
-)
+    "hook",
+    [
+        "blocks.2.hook_resid_post", "blocks.0.hook_resid_post", "blocks.3.hook_resid_post", "blocks.1.hook_mlp_out",
+        "blocks.1.hook_resid_mid", "blocks.3.hook_mlp_out",
+    ],
+)  # fmt: skip
 def test_a_wrong_hook_is_told_with_the_right_one(model: LanguageModel, text: Path, hook: str) -> None:
     wrong = parse_hook(hook)
     found = checked(model, replace(planted(model, text), site=wrong, write_site=wrong), text)
     assert found.verdict == "wrong hook"
     assert found.sentences[0].startswith("It reads best at blocks.1.hook_resid_post (EV ")
     assert f"not at {hook} (EV " in found.sentences[0]
-    assert f"* {found.sentences[0]}" in report([found])
+    assert not found.belongs
+    assert f"of llama: wrong hook\n  * {found.sentences[0]}\n" in report([found])
 
 
 def test_published_figures_stand_beside_measured_ones(model: LanguageModel, text: Path, tmp_path: Path) -> None:
@@ -160,9 +171,19 @@ def test_published_figures_stand_beside_measured_ones(model: LanguageModel, text
     assert [figures[n].agrees for n in ("l0", "explained_variance", "loss_recovered_mean")] == [True, True, False]
     assert figures["loss_recovered_zero"].agrees is None
     assert found.verdict == "differs"
+    card["held_out"] = {"l0": 0.5}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    near = checked(model, dictionary, text)
+    assert (near.verdict, near.sentences, near.belongs) == ("differs", ("L0 is 2.0 times the published one.",), True)
     card["held_out"] = {"l0": 1 / 40}
     (tmp_path / "card.json").write_text(json.dumps(card))
-    assert checked(model, dictionary, text).sentences[0] == "L0 is 40 times the published one: is the hook right?"
+    far = checked(model, dictionary, text)
+    assert far.sentences == ("L0 is 40 times the published one: is the hook right?",)
+    assert (far.verdict, far.belongs) == ("differs", False)
+    assert "of llama: differs from what was published, by far\n" in report([far])
+    assert report([near, far]).splitlines()[0] == (
+        "1 of 2 dictionaries do not belong where they are read, or are in doubt:"
+    )
     card["held_out"] = {"l0": 1.2}
     (tmp_path / "card.json").write_text(json.dumps(card))
     assert checked(model, dictionary, text).verdict == "agrees"
@@ -210,7 +231,7 @@ def test_of_a_transcoder_variance_is_that_of_what_it_writes(model: LanguageModel
     read, write = Site("mlp_in", 1), Site("mlp_out", 1)
     down = model.hf.model.layers[1].mlp
     generator = torch.Generator().manual_seed(1)
-    contexts, _ = sample(opening(model, {}), text, Job())
+    contexts, _ = stretches(opening(model, {}), read_text(text), Job())
     x, y = (torch.cat([_at(model, c.ids.tolist(), site)[1:] for c in contexts]) for site in (read, write))
     torch.testing.assert_close(down(x), y)
     rows = torch.randperm(len(x), generator=generator)[:300]
@@ -232,8 +253,8 @@ def test_of_a_transcoder_variance_is_that_of_what_it_writes(model: LanguageModel
 
 
 def test_stretches_begin_with_bos_where_prompts_do(model: LanguageModel, text: Path) -> None:
-    with_bos, bos = sample(opening(model, {}, bos=True), text, Job())
-    without, _ = sample(opening(model, {}, bos=False), text, Job())
+    with_bos, bos = stretches(opening(model, {}, bos=True), read_text(text), Job())
+    without, _ = stretches(opening(model, {}, bos=False), read_text(text), Job())
     assert bos
     assert all(context.ids[0] == 256 for context in with_bos)
     assert max(len(context.ids) for context in with_bos) == max(len(context.ids) for context in without) == 128
@@ -241,112 +262,61 @@ def test_stretches_begin_with_bos_where_prompts_do(model: LanguageModel, text: P
 
 
 def test_the_shipped_sample_is_long_enough_and_plain(model: LanguageModel) -> None:
-    contexts, _ = sample(opening(model, {}), None, Job())
+    contexts, _ = stretches(opening(model, {}), read_text(None), Job())
     assert sum(len(context.ids) for context in contexts) > 3000
     assert len({context.document for context in contexts}) > 10
 
 
-# --- stored activations -----------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-def stored(
-    model: LanguageModel, dictionary: Dictionary, file: Path, *, folded: bool, bos: bool, noise: float = 0.0
-) -> Path:
-    """Rows as Neuronpedia exports them, computed with plain torch; tokens in the vocabulary's spelling."""
-    generator = torch.Generator().manual_seed(5)
-    norm = dictionary.decoder.norm(dim=1)
-    lines = []
-    for number in range(6):
-        picks = torch.randint(0, len(_WORDS), (12,), generator=generator).tolist()
-        ids = model.tokenizer.encode(" ".join(_WORDS[p] for p in picks), bos=False)
-        ids = [256, *ids] if bos else ids
-        x = _at(model, ids, dictionary.site)
-        acts = ((x - dictionary.b_dec) @ dictionary.encoder.T + dictionary.b_enc).relu()
-        index = int(acts[1:].amax(0).topk(number + 1).indices[-1])
-        values = acts[:, index] * (norm[index] if folded else 1)
-        values = values + noise * torch.randn(len(values), generator=generator) * (values > 0)
-        raw = [model.tokenizer.stored_token(i) or "" for i in ids]
-        row = {
-            "modelId": "tiny", "layer": "1-res-tiny", "index": str(index), "values": values.tolist(),
-            "tokens": [t.replace("Ġ", " ") for t in raw], "maxValue": float(values.max()),
-        }  # fmt: skip
-        lines.append(json.dumps(row))
-    lines.insert(2, json.dumps({"layer": "other", "index": "1", "tokens": ["a"], "values": [1]}))
-    lines.insert(3, json.dumps({"layer": "1-res-tiny", "index": "1", "tokens": ["nie gesehen", "a"], "values": [1, 0]}))
-    data = ("\n".join(lines) + "\n").encode()
-    file.write_bytes(gzip.compress(data) if file.suffix == ".gz" else data)
-    return file
+def test_only_the_beginning_of_a_huge_text_is_read(tmp_path: Path) -> None:
+    line = "the naïve old man of the sea\n"
+    whole = line * (2 * MOST_BYTES // len(line.encode()))
+    for name, write in (("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.txt.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(write(whole.encode()))
+        read = read_text(tmp_path / name)
+        (document,) = read.documents
+        assert len(document.text.encode()) in range(MOST_BYTES - 3, MOST_BYTES + 1), "a character may be cut off"
+        assert whole.startswith(document.text)
+        assert read.name == f"the beginning of {name}"
+    rows = json.dumps({"text": line, "source": "x"}) + "\n"
+    (tmp_path / "a.jsonl").write_text(rows * (2 * MOST_BYTES // len(rows)))
+    documents = read_text(tmp_path / "a.jsonl").documents
+    assert len(documents) == MOST_BYTES // len(rows)
+    assert {document.text for document in documents} == {line}
+    (tmp_path / "short.txt").write_text(line)
+    assert read_text(tmp_path / "short.txt").name == "short.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", bytes(5000), "it holds NUL bytes"),
+        ("a.txt", b"\xff\xfe\x80" * 99, "is not UTF-8 text"),
+        ("a.txt.gz", gzip.compress(b"words " * 9999)[:-20], "is cut off or damaged"),
+        ("a.txt.gz", b"words", "is cut off or damaged"),
+        ("a.txt.xz", lzma.compress(b"words " * 9999)[:-20], "is cut off or damaged"),
+        ("a.txt.xz", b"words", "is cut off or damaged"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 1}\n', "line 2 is no JSON object with a text"),
+        ("a.jsonl", b"[" * 200_000, "line 1 is no JSON object with a text"),
+    ],
+)
+def test_what_is_no_text_is_told(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadRequest, match=said):
+        read_text(tmp_path / name)
+
+
+def test_an_empty_text_is_told(model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(BadRequest, match="no stretch of 16 tokens"):
+        stretches(opening(model, {}), read_text(tmp_path / "empty.txt"), Job())
 
 
 @pytest.fixture
 def dictionary(tmp_path: Path) -> Dictionary:
-    from engine.formats.saelens import read_dictionary
-
     return read_dictionary(tiny.save_dictionary(tmp_path / "1-res-tiny", "standard"))
-
-
-@pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("bos", [False, True])
-def test_stored_activations_say_their_convention(
-    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path, folded: bool, bos: bool
-) -> None:
-    file = stored(model, dictionary, tmp_path / "batch-0.jsonl.gz", folded=folded, bos=bos)
-    (found,) = check_up(opening(model, {dictionary.source: dictionary}), text, Job(), file)
-    assert found.stored is not None
-    assert (found.stored.rows, found.stored.skipped) == (6, 1)
-    best = found.stored.conventions[0]
-    assert (best.folded, best.bos) == (folded, bos)
-    assert best.largest_deviation < 1e-4
-    assert best.correlation > 0.9999
-    assert len(found.stored.conventions) == 4
-    assert all(other.median_deviation > 0.01 for other in found.stored.conventions[1:])
-    how = f"{'f·‖W_dec‖' if folded else 'raw f'}, {'with' if bos else 'without'} BOS"
-    assert found.stored.sentence.startswith(f"The stored activations are {how}: median deviation 0.00%")
-    assert found.stored.sentence in report([found])
-
-
-def test_a_folded_dictionary_gives_the_same_answer(
-    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path
-) -> None:
-    file = stored(model, dictionary, tmp_path / "rows.jsonl", folded=True, bos=False)
-    opened = opening(model, {dictionary.source: dictionary.folded()})
-    (found,) = check_up(opened, text, Job(), file)
-    assert found.stored is not None
-    assert found.stored.conventions[0].folded
-    assert found.stored.conventions[0].largest_deviation < 1e-4
-
-
-def test_activations_of_another_dictionary_are_told(
-    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path
-) -> None:
-    file = stored(model, dictionary, tmp_path / "rows.jsonl", folded=False, bos=False)
-    moved = replace(dictionary, site=Site("mlp_out", 3), write_site=Site("mlp_out", 3))
-    (found,) = check_up(opening(model, {moved.source: moved}), text, Job(), file)
-    assert found.stored is not None
-    assert found.stored.sentence.startswith("The stored activations are not those of this dictionary here")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"not json\n", "is damaged or no file of JSON lines"),
-        (b"[1]\n", "is damaged or no file of JSON lines"),
-        (b"\x1f\x8bxx", "is damaged or no file of JSON lines"),
-        (b"", "holds no activations of 1-res-tiny"),
-        (b'{"layer": "\\u001b[31m9-res", "tokens": [], "values": []}\n', "holds no activations of 1-res-tiny"),
-        (b'{"layer": "1-res-tiny", "index": 9999, "tokens": ["a", "b"], "values": [1, 2]}\n', "are not those of this"),
-    ],
-)
-def test_files_that_hold_nothing_are_told(
-    model: LanguageModel, dictionary: Dictionary, text: Path, tmp_path: Path, content: bytes, said: str
-) -> None:
-    file = tmp_path / ("rows.jsonl.gz" if content.startswith(b"\x1f") else "rows.jsonl")
-    file.write_bytes(content)
-    from engine.checkup.stored_activations import compare_stored
-
-    with pytest.raises(BadRequest, match=said) as caught:
-        compare_stored(opening(model, {dictionary.source: dictionary}), dictionary, file, Job())
-    assert "\x1b" not in str(caught.value)
 
 
 def test_examined_from_folders(llama_folder: Path, text: Path, dictionary: Dictionary) -> None:
@@ -356,3 +326,12 @@ def test_examined_from_folders(llama_folder: Path, text: Path, dictionary: Dicti
     assert found.verdict in {"poor", "wrong hook", "doubtful hook"}, "random weights reconstruct nothing"
     with pytest.raises(BadRequest, match="no file"):
         examine(request, text.parent / "none.txt", None, Job())
+
+
+def test_a_transcoder_that_writes_another_width_is_refused(model: LanguageModel, text: Path) -> None:
+    plain = planted(model, text)
+    wide = replace(plain, write_site=Site("mlp_post", 1), architecture="transcoder")
+    with pytest.raises(
+        DictionaryMismatch, match=r"writes 32 numbers per token; blocks\.1\.mlp\.hook_post of llama has 64"
+    ):
+        checked(model, wide, text)

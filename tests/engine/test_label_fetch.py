@@ -13,8 +13,8 @@ import pytest
 from engine.errors import BadRequest, DownloadFailed
 from engine.labels.fetch import EXPORTS, Fetched, fetch_labels
 from engine.labels.store import LabelStore
-from engine.labels.web import Patience
 from engine.paths import cache_dir
+from engine.web import Patience
 from tests.engine.test_label_exports import explanation
 from tests.web_server import BucketServer, Fault, closed_port
 

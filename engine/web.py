@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from engine.errors import DownloadFailed
-from engine.labels.lines import Report
 
+Report = Callable[[str, int, int], None]
 T = TypeVar("T")
-_LOCAL_COPY = "Fetch the files elsewhere and give their folder to `saescope labels import`."
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ABSENT = frozenset({404, 410})
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Patience:
     connect: float = 5.0
     read: float = 30.0
     """Without a single byte."""
+    whole: float = 120.0
+    """For one document, however steadily it trickles; files may take as long as they need."""
+
+
+class NotThere(DownloadFailed):
+    """The server answers that it has no such thing."""
 
 
 class _Again(Exception):
@@ -46,9 +52,13 @@ class _Again(Exception):
 
 
 class Web:
-    """GET requests, repeated where that can help. Use as a context manager."""
+    """GET requests, repeated where that can help. Use as a context manager.
 
-    def __init__(self, patience: Patience | None = None, report: Report | None = None) -> None:
+    `instead` is the sentence that says what to do without the network.
+    """
+
+    def __init__(self, instead: str, patience: Patience | None = None, report: Report | None = None) -> None:
+        self._instead = instead
         self._patience = patience or Patience()
         self._report = report or (lambda text, done, total: None)
         timeout = httpx.Timeout(self._patience.read, connect=self._patience.connect)
@@ -62,22 +72,23 @@ class Web:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def text(self, address: str, parameters: dict[str, str], largest: int) -> str:
-        """A small document.
+    def text(self, address: str, parameters: dict[str, str], largest: int, kind: str) -> str:
+        """A small document of a kind, such as "a listing".
 
         Raises:
+            NotThere: the server has no such document.
             DownloadFailed: it cannot be had, is larger than `largest` bytes, or is not UTF-8.
         """
 
         def whole() -> bytes:
             with self._get(address, parameters) as response:
-                return _bounded(response.iter_bytes(), largest, address)
+                return self._bounded(response.iter_bytes(), largest, _host(address), kind)
 
         data: bytes = self._patiently(whole, address)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            raise DownloadFailed(f"{_host(address)} answered with something that is no text.", _LOCAL_COPY) from None
+            raise DownloadFailed(f"{_host(address)} answered with something that is no text.", self._instead) from None
 
     def save(self, address: str, file: Path, size: int, arrived: Callable[[int], None]) -> None:
         """Keep a file of `size` bytes as it is; it has its name only once it is whole.
@@ -112,10 +123,11 @@ class Web:
             if response.status_code in _BUSY:
                 raise _Again(f"{_host(address)} answers {response.status_code}", _wished_pause(response))
             if response.status_code != 200:
-                raise DownloadFailed(
+                failure = NotThere if response.status_code in _ABSENT else DownloadFailed
+                raise failure(
                     f"{_host(address)} answers {response.status_code} {response.reason_phrase} "
                     f"for {urlsplit(address).path or '/'}.",
-                    "Check the name; " + _LOCAL_COPY[0].lower() + _LOCAL_COPY[1:],
+                    "Check the name; " + self._instead[0].lower() + self._instead[1:],
                 )
             yield response
 
@@ -129,28 +141,30 @@ class Web:
                 why, wait = str(again), pause if again.after is None else again.after
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
                 raise DownloadFailed(
-                    f"{_host(address)} cannot be reached: {_said(error)}.", f"Check the network. {_LOCAL_COPY}"
+                    f"{_host(address)} cannot be reached: {_said(error)}.", f"Check the network. {self._instead}"
                 ) from None
             except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 why, wait = f"{_host(address)} broke off ({_said(error)})", pause
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise DownloadFailed(f"{_host(address)} cannot be asked: {_said(error)}.", _LOCAL_COPY) from None
+                raise DownloadFailed(f"{_host(address)} cannot be asked: {_said(error)}.", self._instead) from None
             if wait > patience.longest_pause:
                 raise DownloadFailed(f"{why} and asks to wait {wait:.0f} s.", "Try again then.")
             if number < patience.attempts:
                 self._report(f"{why}; attempt {number + 1} of {patience.attempts} in {wait:.0f} s", 0, 0)
                 time.sleep(wait)
                 pause *= 2
-        raise DownloadFailed(f"{why}, {patience.attempts} times.", f"Try again later. {_LOCAL_COPY}")
+        raise DownloadFailed(f"{why}, {patience.attempts} times.", f"Try again later. {self._instead}")
 
-
-def _bounded(chunks: Iterator[bytes], largest: int, address: str) -> bytes:
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > largest:
-            raise DownloadFailed(f"{_host(address)} answered with more than a listing ever has.", _LOCAL_COPY)
-    return bytes(data)
+    def _bounded(self, chunks: Iterator[bytes], largest: int, host: str, kind: str) -> bytes:
+        data, end = bytearray(), time.monotonic() + self._patience.whole
+        for chunk in chunks:
+            data += chunk
+            if len(data) > largest:
+                raise DownloadFailed(f"{host} answered with more than {kind} ever has.", self._instead)
+            if time.monotonic() > end:
+                wait = self._patience.whole
+                raise DownloadFailed(f"{host} took more than {wait:.0f} s for {kind}.", self._instead)
+        return bytes(data)
 
 
 def _wished_pause(response: httpx.Response) -> float | None:
