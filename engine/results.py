@@ -113,6 +113,8 @@ class Provenance(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     formulas: dict[str, str] = {}
     """Source → how its activations are computed: centring, normalisation and folding included."""
+    notes: dict[str, tuple[str, ...]] = {}
+    """Source → what sets its numbers apart from those of others."""
 
 
 class NextToken(msgspec.Struct, frozen=True, array_like=True):
