@@ -112,7 +112,13 @@ def open_inspector(
 
     if name and opening.model:
         raise BadRequest(f"Both {name!r} and --model {opening.model} were given.", "Give one of them.")
-    launch(replace(opening, id=0, model=name or opening.model), session=session, theme=theme, color=color, mouse=mouse)
+    opening = replace(opening, id=0, model=name or opening.model)
+    # The default set and what is still to be fetched are for the engine, which says how far it is.
+    if (opening.model or opening.dictionaries) and not opening.download:
+        from engine.resolving import resolve
+
+        resolve(opening.model, opening.dictionaries)  # without torch: what means nothing is told before a screen opens
+    launch(opening, session=session, theme=theme, color=color, mouse=mouse)
 
 
 @app.command()
@@ -189,8 +195,8 @@ def import_what(
     what: Annotated[
         str,
         typer.Argument(
-            help="The address of a quicklist or of a feature, in quotes; - reads some, one a line; or a circuit that "
-            "feature-circuits wrote, .pt."
+            help="The address of a quicklist or of a feature, in quotes, or MODEL@SOURCE:INDEX; - reads some, one a "
+            "line; or a circuit that feature-circuits wrote, .pt."
         ),
     ],
     into: Annotated[Path | None, typer.Option(help="Mark the features in this session file.")] = None,
@@ -203,9 +209,11 @@ def import_what(
     json: AsJson = False,
 ) -> None:
     """Read the features of a quicklist, or a circuit of feature-circuits; nothing in a file is executed."""
-    from sessions import listing, marks
+    from sessions import circuit_export, listing, marks, quicklist
 
     if not listing.means_features(what):
+        if not Path(what).exists() and Path(what).suffix != ".pt":
+            raise BadRequest(f"{what!r} is no address, no feature and no file here.", quicklist.accepted(what))
         if into is not None:
             raise BadRequest("--into takes the features of addresses.", "A circuit is exported with `saescope export`.")
         circuits.import_circuit(Path(what), node_threshold, edge_threshold, model, out, json)
@@ -214,6 +222,8 @@ def import_what(
     listed = listing.read_features(read_prompt(what))
     text, document = listing.listed_text(listed), to_json(listed)
     if into is not None:
+        if circuit_export.is_circuit(into):
+            raise BadRequest(f"{into} is a circuit, not a session.", "Give a session: `saescope locate` says where.")
         imported = marks.import_into(into, listed.features)
         for line in imported.notes:
             say(line)

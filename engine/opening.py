@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,6 +136,7 @@ class OpenSet:
             settings=settings,
             versions={name: version(name) for name in _PACKAGES},
             formulas={d.source: d.formula for d in dictionaries},
+            notes={d.source: d.notes for d in dictionaries if d.notes},
         )
 
 
@@ -149,8 +151,9 @@ def open_set(request: Open, job: Job) -> OpenSet:
     name = default_model.NAME if opening.model is None else opening.name or folder.name
     job.progress("measuring what it needs")
     device = choose_device(request.device)
+    expected = [*opening.dictionaries, *planning.neuron_places(folder, opening.neurons)]
     planned = planning.plan(
-        folder, opening.dictionaries, str(device), request.dtype, request.residency, available_bytes(device),
+        folder, expected, str(device), request.dtype, request.residency, available_bytes(device),
         available_bytes(torch.device("cpu")),
     )  # fmt: skip
     model = open_model(folder, str(device), planned.dtype, name=name, job=job)
@@ -260,6 +263,12 @@ def page_of(dictionary: Dictionary) -> str | None:
     return said if isinstance(said, str) and all(said.split("/")) and said.count("/") == 1 else None
 
 
+def _lies_in(dictionary: Dictionary) -> Path:
+    """Its folder, or its own file where several lie in one folder."""
+    place = dictionary.place
+    return place.path if place is not None and place.path.is_file() else dictionary.folder
+
+
 def describe(dictionary: Dictionary, plan: MemoryPlan | None = None) -> DictionaryInfo:
     """A dictionary as the screen and the session know it."""
     return DictionaryInfo(
@@ -270,7 +279,7 @@ def describe(dictionary: Dictionary, plan: MemoryPlan | None = None) -> Dictiona
         formula=dictionary.formula,
         d_in=dictionary.d_in,
         d_sae=dictionary.d_sae,
-        folder=str(dictionary.folder),
+        folder=str(_lies_in(dictionary)),
         sha256=dictionary.sha256,
         neuronpedia=page_of(dictionary),
         has_cards=has_cards(dictionary.folder),

@@ -18,6 +18,9 @@ from sessions.model import Session
 from sessions.registered import release_names
 from sessions.store import is_running, now, read_session, write_session
 
+_SHOWN = 3
+"""So many of the indices that a dictionary does not have are named."""
+
 
 class Imported(msgspec.Struct, frozen=True):
     """Features of a list that can be marked, in its order, and those that cannot; each once."""
@@ -105,8 +108,11 @@ def _closed_note(key: tuple[str, str], count: int) -> str:
 
 
 def _beyond_note(info: DictionaryInfo, entries: list[Entry]) -> str:
-    first = min(int(entry.index) for entry in entries)
-    return f"Not marked, {_features(len(entries))} of {info.source} from {first} on: it has {info.d_sae:,}."
+    """`Not marked: 7-res-jb has no features 40, 41 and 3 more; its last is 39.`"""
+    listed = [entry.index for entry in entries]
+    shown = ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
+    which = f"{'feature' if len(listed) == 1 else 'features'} {shown}"
+    return f"Not marked: {info.source} has no {which}; its last is {info.d_sae - 1}."
 
 
 def _features(count: int) -> str:

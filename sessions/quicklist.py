@@ -140,6 +140,13 @@ def _parts(name: str, features: Sequence[Entry], form: Form, longest: int, total
     return urls
 
 
+def accepted(text: str) -> str:
+    """How features are given to `saescope import`, with what `model/source/index` would be so written."""
+    parts = text.strip().strip("/").split("/")
+    meant = f" Did you mean {parts[0]}@{parts[1]}:{parts[2]}?" if len(parts) == 3 and is_index(parts[2]) else ""
+    return f"Give an address in quotes, or MODEL@SOURCE:INDEX.{meant}"
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -185,10 +192,18 @@ def _entries(listed: str) -> list[Entry]:
     if not isinstance(rows, list):
         raise BadRequest(f"The features in the address are {_kind(rows)}, not a list.")
     found: list[Entry] = []
+    wrong: list[str] = []
     for number, row in enumerate(rows, 1):
-        found += _expanded(number, row)
+        try:
+            found += _expanded(number, row)
+        except BadRequest as error:
+            wrong.append(error.message)
         if len(found) > _READ_LIMIT:
             raise BadRequest(f"The address lists more than {_READ_LIMIT:,} features.")
+    if wrong:
+        more = f" So it is with {len(wrong) - 1} more." if len(wrong) > 1 else ""
+        fine = f" {_counted(len(found))} can be read, without what cannot." if found else ""
+        raise BadRequest(f"{wrong[0]}{more}{fine}")
     if not found:
         raise BadRequest("The address lists no features.")
     return found
@@ -215,6 +230,10 @@ def _expanded(number: int, row: Any) -> list[Entry]:
     if sum(map(len, nested)) > _READ_LIMIT:
         raise BadRequest(f"The index of feature {number} lists more than {_READ_LIMIT:,} features.")
     return [Entry(model, layer, str(one)) for group in nested for one in group]
+
+
+def _counted(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count:,} features"
 
 
 def _kind(value: object) -> str:

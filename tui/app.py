@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import msgspec
-from textual import events, on
-from textual.app import App, ScreenStackError
+from textual import on
 from textual.timer import Timer
-from textual.widgets import Input, TextArea
 
 from engine.client import Connect, EngineClient, EngineLost
 from engine.protocol import (
@@ -36,7 +34,6 @@ from sessions.store import now, unfinished
 from themes.builtin import FALLBACK_VARIABLES, THEMES
 from themes.palettes import DEFAULT
 from tui import reducer, steering_reducer
-from tui.actions import moves_focus
 from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
@@ -49,6 +46,7 @@ from tui.screens.labels import LabelsPage
 from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
 from tui.styles import STYLE_SHEETS
+from tui.typing_ahead import TypingAhead
 from tui.wants import Wants
 
 _SAVE_AFTER = 1.5
@@ -56,13 +54,11 @@ _COUNT_AFTER = 0.12
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
 _LEAVE_WITHIN = 2.0
-_MOVED_WITHIN = 0.2
-"""Seconds after which a key that was to move the focus has not done so."""
 _PER_SITE = 20
 """Features of every site in the list, so that showing one site alone shows something."""
 
 
-class SaescopeApp(App[None], Clipboard):
+class SaescopeApp(TypingAhead, Clipboard):
     """The inspector, live or replaying a session."""
 
     CSS_PATH = STYLE_SHEETS
@@ -105,10 +101,7 @@ class SaescopeApp(App[None], Clipboard):
         self.circuits = CircuitControl(self)
         self.steers = SteeringControl(self)
         self.labels = LabelControl(self)
-        self._moving = False
-        """A key was pressed that moves the focus, and it has not moved yet."""
-        self._held: list[events.Event] = []
-        """Keys that came while nothing had the focus."""
+        self._held = []
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return FALLBACK_VARIABLES
@@ -131,42 +124,6 @@ class SaescopeApp(App[None], Clipboard):
                     f"A session of {left[0][1].updated[11:16]} UTC was not closed: “{left[0][1].title}”.",
                     "U opens it.",
                 )
-
-    async def on_event(self, event: events.Event) -> None:
-        """As Textual does, but what is typed while nothing has the focus waits for what gets it.
-
-        At the start, and when a change of size moves the focus, text would be taken for commands otherwise. So would
-        what follows a key that opens a field or goes to a pane, where both arrive in one piece.
-        """
-        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
-        if typed and self._nothing_listens:
-            self._held.append(event)
-            return
-        if typed and isinstance(event, events.Key) and self._focus_will_move(event):
-            self._moving = True
-            self.set_timer(_MOVED_WITHIN, self.take_keys)
-        await super().on_event(event)
-
-    def _focus_will_move(self, event: events.Key) -> bool:
-        """Whether a key outside a text field opens one, or goes to a pane that has not got the focus."""
-        if self.screen is not self.inspect or isinstance(self.focused, TextArea | Input):
-            return False
-        return any(moves_focus(key, self.inspect.at) for key in (event.key, event.character) if key)
-
-    @property
-    def _nothing_listens(self) -> bool:
-        try:
-            waits = self.focused is None or self._moving or bool(self._held)
-            return self.screen is self.inspect and waits
-        except ScreenStackError:  # before the first screen
-            return True
-
-    def take_keys(self) -> None:
-        """Something has the focus: what was typed so far goes there, in order."""
-        self._moving = False
-        held, self._held = self._held, []
-        for event in held:
-            self.post_message(event)
 
     async def _start_engine(self) -> None:
         assert self._client is not None
@@ -244,16 +201,12 @@ class SaescopeApp(App[None], Clipboard):
         elif not ready and self.state.engine.phase == "ready":
             self._count_now()
             if self.state.queued:
-                self.run_prompt(self.state.draft)
+                self.run_prompt(self.state.queued)
 
     def _restart(self, was_ready: bool) -> None:
         """Start a dead engine again, unless it dies every time."""
         if self.state.engine.deaths >= _MAX_DEATHS or not (was_ready or self.state.engine.deaths == 1):
-            self.say(
-                "The engine died again and is left alone.",
-                "`saescope doctor` may know why; q leaves.",
-                "error",
-            )
+            self.change(lambda s: reducer.left_alone(s, now()))
             return
         self.call_later(self._start_engine)
 
@@ -278,8 +231,7 @@ class SaescopeApp(App[None], Clipboard):
 
     def _tick(self) -> None:
         """Once a second while something runs the status line counts; idle, nothing is sent."""
-        if self._held:
-            self.inspect.panes[self.inspect.at].home.focus()
+        self.send_held()
         if self.state.tasks or self.state.engine.phase in {"starting", "opening"}:
             self.inspect.show_status(self.state)
 
@@ -295,6 +247,9 @@ class SaescopeApp(App[None], Clipboard):
         """Run a prompt now, or as soon as the engine is ready."""
         if self.state.replaying:
             self.say("This is a recording: no model is open.", "Start saescope to run prompts.", "warning")
+            return
+        if self.state.trouble is not None:
+            self.change(lambda s: reducer.notify(s, s.trouble))
             return
         if self.state.engine.phase != "ready":
             self.change(lambda s: reducer.queue_prompt(s, text))
@@ -316,11 +271,18 @@ class SaescopeApp(App[None], Clipboard):
         self.change(lambda s: reducer.stopped(s, now()))
         self.say("Stopped.")
 
+    def drop_queued(self) -> None:
+        """Let go of the prompt that waits for the engine, once the user has said so twice."""
+        self.change(lambda s: reducer.drop_queued(s, now()) if s.dropping else reducer.ask_to_drop(s))
+
     def draft(self, text: str) -> None:
         """The prompt field changed: count its tokens once typing pauses."""
         if text == self.state.draft:
             return
         self.change(lambda s: reducer.set_draft(s, text))
+        self._count_soon()
+
+    def _count_soon(self) -> None:
         if self._counting is not None:
             self._counting.stop()
         self._counting = self.set_timer(_COUNT_AFTER, self._count_now)
@@ -335,6 +297,7 @@ class SaescopeApp(App[None], Clipboard):
         if place != self._recalled:
             self._recalled = place
             self.change(lambda s: reducer.put_draft(s, text))
+            self._count_soon()
 
     def toggle_chat(self) -> None:
         self.change(reducer.toggle_chat)
@@ -380,4 +343,5 @@ class SaescopeApp(App[None], Clipboard):
             self.save(closing=True)
         self._recorder = Recorder(path, session)
         self.change(lambda s: from_session(s, session))
+        self._count_soon()
         self.say(f"Resumed the session of {session.updated[11:16]} UTC.")

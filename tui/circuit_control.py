@@ -44,7 +44,7 @@ class CircuitControl:
         if self._state.replaying:
             self._warn("This is a recording: no engine is there to compute.", "Start saescope to trace and verify.")
         elif self._state.engine.phase != "ready":
-            self._warn("The engine is not ready.", "Wait until it is.")
+            self._warn(*self._state.unready)
         else:
             return True
         return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.protocol import FeatureRef, SearchLabels, SetLabel
+from engine.protocol import FeatureCard, FeatureRef, SearchLabels, SetLabel, ShowCard
 from tui import reducer
+from tui.text import visible
 
 if TYPE_CHECKING:
     from tui.app import SaescopeApp
@@ -14,18 +15,17 @@ _TOP = 200
 
 
 class LabelControl:
-    """Between the label page, the card and the app."""
+    """Between the label pages, the card and the app."""
 
     def __init__(self, app: SaescopeApp) -> None:
         self._app = app
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is an engine to ask; says why not."""
+    def may(self, what: str) -> bool:
+        """Whether there is an engine to ask; says why not. `what` is what is done: "labels are given"."""
         if self._app.state.replaying:
-            self._app.say("This is a recording: labels are looked for in a live session.", "", "warning")
+            self._app.say(f"This is a recording: {what} in a live session.", "", "warning")
         elif self._app.state.engine.phase != "ready":
-            self._app.say("The engine is not ready yet.", "Wait until it has opened the dictionaries.", "warning")
+            self._app.say(*self._app.state.unready, "warning")
         else:
             return True
         return False
@@ -36,7 +36,30 @@ class LabelControl:
         self._app.change(lambda s: reducer.seek(s, request.id))
         self._app.send(request)
 
+    def card_of(self, feature: FeatureRef) -> FeatureCard | None:
+        """The card as it was read last."""
+        return self._app.state.cards.get(feature)
+
+    def read(self, feature: FeatureRef) -> None:
+        """Read a card, with the labels that are on it now; it arrives in the state."""
+        self._app.send(ShowCard(id=self._app.next_id(), feature=feature))
+
+    def is_unlabelled(self, feature: FeatureRef) -> bool:
+        """Whether it is known to have no label: its card was read, and neither it nor the list shows one."""
+        card = self.card_of(feature)
+        return card is not None and not card.labels and str(feature) not in self._app.state.labels
+
     def put(self, feature: FeatureRef, text: str) -> None:
-        """Keep the user's own label of a feature; nothing takes it away."""
+        """Keep the user's own label of a feature."""
         self._app.send(SetLabel(id=self._app.next_id(), feature=feature, text=text.strip()))
-        self._app.say(f"{feature} is “{text.strip()}”." if text.strip() else f"Your label of {feature} is gone.")
+        self._app.say(f"{feature} is “{visible(text.strip())}”.")
+
+    def take_away(self, feature: FeatureRef) -> None:
+        """Take the user's own label of a feature away."""
+        self._app.send(SetLabel(id=self._app.next_id(), feature=feature, text=""))
+        self._app.say(f"Your label of {feature} is gone.")
+
+    def leave(self, feature: FeatureRef, text: str) -> None:
+        """Change nothing, and say so."""
+        kept = f"{feature} is “{visible(text)}”, as before." if text else f"{feature} has no label of yours, as before."
+        self._app.say(kept)

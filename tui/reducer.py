@@ -20,6 +20,7 @@ from engine.protocol import (
     ControlFound,
     Counted,
     Done,
+    EngineFault,
     Failed,
     FaithfulnessFound,
     FeatureRef,
@@ -41,7 +42,7 @@ from engine.protocol import (
 )
 from sessions.model import LogLine, RunRecord
 from tui import circuit_reducer, steering_reducer
-from tui.state import ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
+from tui.state import DROP, ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
 from tui.text import counted
 
 _LOG_LINES = 500
@@ -80,7 +81,7 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
         case EngineLost():
             return _lost(state, event, at)
         case Hello():
-            return _engine(state, phase="opening", text="engine started", done=0, total=0)
+            return _engine(state, phase="opening", text="engine started", done=0, total=0, fault=None)
         case Progress():
             return _progress(state, event)
         case Opened():
@@ -96,7 +97,8 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
         case CardRead():
             return _with(state, cards={**state.cards, event.card.ref: event.card})
         case HintsRead():
-            return _with(state, hints={**state.hints, **event.hints}, labels={**state.labels, **event.labels})
+            kept = {k: v for k, v in state.labels.items() if k not in event.hints}  # one may be gone meanwhile
+            return _with(state, hints={**state.hints, **event.hints}, labels={**kept, **event.labels})
         case LabelsFound() if event.id == state.seeking:
             return _with(state, found=event.result)
         case LabelSet():
@@ -151,7 +153,8 @@ def _opened(state: State, event: Opened, at: str) -> State:
         plan=event.plan,
         deaths=state.engine.deaths,
     )
-    notice = state.notice if state.notice and state.notice.level != "error" and not state.notice.where else None
+    # Warnings and errors were about an engine that was not ready, as is what was said in a pane.
+    notice = state.notice if state.notice and state.notice.level == "info" and not state.notice.where else None
     text = f"opened {event.model.name} with {counted(len(event.dictionaries), 'dictionary', 'dictionaries')}"
     return logged(_with(state, engine=engine, token_limit=event.model.context, notice=notice), at, text)
 
@@ -224,8 +227,7 @@ def _labelled(state: State, event: LabelSet) -> State:
 
 def _failed(state: State, event: Failed, at: str) -> State:
     if state.engine.phase in {"starting", "opening"}:
-        state = _engine(state, phase="lost", text=event.error.message)
-        return logged(_with(state, notice=fault_notice(event.error)), at, event.error.message)
+        return _without_model(state, event.error, at)
     if event.id and event.id == state.steering.adjusting:
         return steering_reducer.refused(state)
     task = next((t for t in state.tasks if t.id == event.id), None)
@@ -234,7 +236,23 @@ def _failed(state: State, event: Failed, at: str) -> State:
     if task.kind == "steer":
         state = steering_reducer.given_up(state)
     state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
-    return logged(state, at, event.error.message)
+    return logged(state, at, _story(event.error))
+
+
+def _without_model(state: State, fault: EngineFault, at: str) -> State:
+    """There is no model and none will come: a prompt that waited for one waits no more, and stays in the field."""
+    state = _engine(state, phase="lost", text="nothing is open", done=0, total=0, fault=fault)
+    return logged(_with(state, queued="", notice=state.trouble), at, _story(fault))
+
+
+def _story(fault: EngineFault) -> str:
+    return f"{fault.message} {fault.remedy}".strip()
+
+
+def left_alone(state: State, at: str) -> State:
+    """The engine dies every time and is not started again."""
+    fault = EngineFault("EngineLost", "The engine died again and is left alone.", "`saescope doctor` may know why.")
+    return _without_model(state, fault, at)
 
 
 _PLACES: dict[TaskKind, Where] = {
@@ -252,7 +270,7 @@ def run_started(state: State, request: int) -> State:
     return _with(
         state,
         tasks=(*tasks, Task(request, "run", "reading the prompt")),
-        queued=False,
+        queued="",
         slow=False,
         notice=None,
     )
@@ -265,7 +283,19 @@ def request_is_slow(state: State, request: int) -> State:
 
 def queue_prompt(state: State, text: str) -> State:
     """Run this as soon as the engine is ready."""
-    return _with(state, draft=text, queued=True)
+    return _with(state, draft=text, queued=text)
+
+
+def ask_to_drop(state: State) -> State:
+    """Ask whether the prompt that waits is to be dropped."""
+    return _with(state, notice=DROP)
+
+
+def drop_queued(state: State, at: str) -> State:
+    """Let the prompt that waits go; its text is still in the field."""
+    text = "The prompt was dropped; its text is still in pane 1."
+    notice = Notice(text, remedy="Enter there runs it.")
+    return logged(_with(state, queued="", notice=notice), at, text)
 
 
 def set_draft(state: State, text: str) -> State:
@@ -293,7 +323,7 @@ def without_engine(state: State) -> State:
 
 def stopped(state: State, at: str = "") -> State:
     """Everything under way was cancelled; a circuit and a sweep are kept as far as they had grown."""
-    state = steering_reducer.given_up(_with(state, tasks=(), queued=False))
+    state = steering_reducer.given_up(_with(state, tasks=()))
     return steering_reducer.settled(circuit_reducer.settled(state), at)
 
 

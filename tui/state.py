@@ -50,6 +50,8 @@ class EngineState(msgspec.Struct, frozen=True):
     memory: Memory | None = None
     plan: MemoryPlan | None = None
     deaths: int = 0
+    fault: EngineFault | None = None
+    """Why there is no model and none will come."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -70,6 +72,10 @@ class Notice(msgspec.Struct, frozen=True):
     remedy: str = ""
     detail: str = ""
     where: Where = ""
+
+
+DROP = Notice("A prompt waits for the engine to be ready.", remedy="Escape again drops it.")
+"""Asked before a prompt that waits is let go."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -107,8 +113,8 @@ class State(msgspec.Struct, frozen=True, dict=True):
     tasks: tuple[Task, ...] = ()
     slow: bool = False
     """The run under way has taken a third of a second."""
-    queued: bool = False
-    """A prompt was entered before the engine was ready."""
+    queued: str = ""
+    """The prompt that was entered before the engine was ready, and runs then."""
     token: int = 0
     feature: FeatureRef | None = None
     scope: Scope = "prompt"
@@ -282,6 +288,23 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def idle(self) -> bool:
         """Nothing runs and nothing has to be said."""
         return not self.tasks and self.notice is None and self.engine.phase == "ready"
+
+    @property
+    def trouble(self) -> Notice | None:
+        """Why there is no model and none will come, where that is so."""
+        return fault_notice(self.engine.fault) if self.engine.fault is not None else None
+
+    @property
+    def unready(self) -> tuple[str, str]:
+        """What to say, and what to do, where something needs an engine that is not ready."""
+        if (trouble := self.trouble) is not None:
+            return trouble.text, trouble.remedy
+        return "The engine is not ready yet.", "Wait until it has opened the dictionaries."
+
+    @property
+    def dropping(self) -> bool:
+        """The user was asked whether the prompt that waits is to be dropped."""
+        return bool(self.queued) and self.notice == DROP
 
     @property
     def stale(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.style import Style
 from rich.text import Text
 
 from tui.actions import HELP, Action, Group, shown_keys
-from tui.state import State
+from tui.state import Notice, State
 from tui.text import cell_len, counted, number, visible, visible_token
 from tui.widgets.bar import Bar, shortened
 
@@ -55,6 +56,7 @@ class Context(Bar):
         self.show(line)
 
 
+_DETAILS = "  e details"
 _IDLE = 27
 """Cells for what the idle status line says at least: ready, and how fast the last run was."""
 
@@ -96,14 +98,7 @@ class Status(Bar):
     def _what(self, state: State, seconds: float) -> Text:
         notice = state.notice
         if notice is not None and notice.where not in self._seen:
-            remedy = f" {visible(notice.remedy)}" if notice.remedy else ""
-            details = "  e details" if notice.detail else ""
-            room = self.size.width - cell_len(remedy) - cell_len(details) - 2  # what to do is said whole
-            style = self.style_of(notice.level) if notice.level != "info" else Style()
-            line = Text(f" {shortened(visible(notice.text), max(room, 20))}", style)
-            line.append(remedy)
-            line.append(details, self.style_of("dim"))
-            return line
+            return self._said(notice)
         if state.replaying:
             runs = counted(len(state.runs), "run", "runs")
             return Text(f" recorded session, {runs}  ( ) older, newer", self.style_of("dim"))
@@ -112,6 +107,9 @@ class Status(Bar):
             style = self.style_of("error") if engine.phase == "lost" else self.style_of("warning")
             line = Text(" engine: ", self.style_of("dim"))
             line.append(visible(engine.text), style)
+            if engine.fault is not None:
+                line.append("  e says why · q leaves", self.style_of("dim"))
+                return line
             line.append(progress(engine.done, engine.total, seconds))
             if state.queued:
                 line.append("  the prompt runs when it is ready", self.style_of("dim"))
@@ -123,6 +121,22 @@ class Status(Bar):
             line.append("  esc stops", self.style_of("dim"))
             return line
         return self._idle(state, self.size.width)
+
+    def _said(self, notice: Notice) -> Text:
+        """A notice on one line: whole where it fits, else the sentence cut and what to do from its beginning."""
+        text, remedy = visible(notice.text), visible(notice.remedy)
+        more = _DETAILS if notice.detail else ""
+        room = self.size.width - 2 - len(more)
+        if cell_len(text) + cell_len(remedy) + 1 > room:
+            room -= 0 if more else len(_DETAILS)
+            more, first = _DETAILS, first_sentence(remedy)
+            text = shortened(text, max(room - cell_len(first) - 1, room * 2 // 5))
+            left = room - cell_len(text) - 1
+            remedy = remedy if cell_len(remedy) <= left else shortened(first, left)
+        line = Text(f" {text}", self.style_of(notice.level) if notice.level != "info" else Style())
+        line.append(f" {remedy}" if remedy else "", Style())
+        line.append(more, self.style_of("dim"))
+        return line
 
     def _idle(self, state: State, room: int) -> Text:
         """The figures of the last run, each of them whole or not at all."""
@@ -137,6 +151,12 @@ class Status(Bar):
             if cell_len(line.plain) + cell_len(figure) < room:
                 line.append(figure, self.style_of("dim"))
         return line
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop or question mark that ends a sentence."""
+    found = re.match(r".*?[.?](?= |\Z)", text)
+    return found[0] if found else text
 
 
 def progress(done: int, total: int, seconds: float) -> str:

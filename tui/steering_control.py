@@ -74,7 +74,7 @@ class SteeringControl:
         if self._state.replaying:
             self._warn("This is a recording: no engine is there to generate or measure.", "Start saescope to steer.")
         elif self._state.engine.phase != "ready":
-            self._warn("The engine is not ready.", "Wait until it is.")
+            self._warn(*self._state.unready)
         elif self._state.result is None:
             self._warn("There is no prompt to continue.", "Run one in pane 1.")
         else:

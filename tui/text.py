@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from engine.text import visible, visible_in_place, visible_token
 
-__all__ = ["cell_len", "fit", "number", "signed", "token_glyphs", "visible", "visible_in_place", "visible_token"]
+__all__ = [
+    "cell_len",
+    "fit",
+    "number",
+    "signed",
+    "token_glyphs",
+    "visible",
+    "visible_in_place",
+    "visible_token",
+    "wrapped",
+]
 
 
 def number(value: float) -> str:
@@ -57,3 +67,21 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 def token_glyphs(text: str) -> str:
     """A token inside running text: visible, and never empty."""
     return visible(text) or "∅"
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` cells, broken at spaces, long words in the middle; control characters visible."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in visible(paragraph).split(" "):
+            candidate = f"{line} {word}" if line else word
+            if cell_len(candidate) <= width or width < 1:
+                line = candidate
+                continue
+            if line:
+                lines.append(line)
+            *full, line = chop_cells(word, width) or [""]
+            lines += full
+        lines.append(line)
+    return lines

@@ -17,12 +17,14 @@ from typing import Any
 from engine.dictionary import Dictionary
 from engine.errors import DictionaryMissing
 from engine.jsonfile import read_object
+from engine.names.models import same_model
 from engine.sites import Site
 
 L0, VARIANCE, LOSS_ZERO, LOSS_MEAN = "l0", "explained_variance", "loss_recovered_zero", "loss_recovered_mean"
 _PYTHIA = Path(__file__).parent / "data" / "pythia70m_dict10.json"
 _SOURCE = re.compile(r"pythia-70m-deduped/(e|[0-5])-(res|mlp|att)-sm\Z")
 _FOLDER = re.compile(r"pythia-70m-deduped/(embed|(?:attn_out|mlp_out|resid_out)_layer([0-5]))/10_32768\Z")
+_PYTHIA_MODEL, _PYTHIA_WIDTH, _PYTHIA_SIZE = "pythia-70m-deduped", 512, 32_768
 _KINDS = {"att": "attn_out", "mlp": "mlp_out", "res": "resid_post"}
 
 
@@ -90,16 +92,26 @@ def _notebook(dictionary: Dictionary) -> Iterator[Published]:
 
 
 def _row_of_pythia(dictionary: Dictionary) -> tuple[str, str] | None:
-    """Which row of that table is about this dictionary: by its Neuronpedia source or by its folder."""
+    """Which row of that table is about this dictionary: by its Neuronpedia source, or by its folder and its size.
+
+    The folder alone proves little: whoever trains with that library may lay out their own as it does.
+    """
     if match := _SOURCE.match(str(dictionary.metadata.get("neuronpedia_id") or "")):
         return match[2], match[1]
     folder = dictionary.place.path if dictionary.place else dictionary.folder
-    if not (match := _FOLDER.search(folder.absolute().as_posix())):
+    if not _is_of_pythia(dictionary) or not (match := _FOLDER.search(folder.absolute().as_posix())):
         return None
     if match[1] == "embed":
         return "res", "e"
     kind = match[1].partition("_layer")[0]
     return {"attn_out": "att", "mlp_out": "mlp", "resid_out": "res"}[kind], match[2]
+
+
+def _is_of_pythia(dictionary: Dictionary) -> bool:
+    """Whether it has the size of those in that table, and names no other model."""
+    said = dictionary.metadata.get("model_name")
+    named = not isinstance(said, str) or not said or same_model(said, _PYTHIA_MODEL)
+    return named and (dictionary.d_in, dictionary.d_sae) == (_PYTHIA_WIDTH, _PYTHIA_SIZE)
 
 
 def expected_site(dictionary: Dictionary) -> Site | None:

@@ -92,12 +92,19 @@ def _place(hook: str, hook_out: str) -> str:
 
 
 def _readings(readings: Sequence[HookReading]) -> list[str]:
-    lines: list[str] = []
-    for one in readings[: 1 + _OTHERS]:
-        label = "" if lines else "EV here, and elsewhere at best"
-        variance, l0 = _number(one.explained_variance, 3), _number(one.l0, 1)
-        lines.append(f"  {label:<40}{variance:>6}  L0 {l0:>8}  {_place(one.hook, one.hook_out)}")
-    return lines
+    """Its own place beside the best of the others; nothing where there are no others.
+
+    Other hooks cost a pass each and are tried on a part of the sample: there its own figures differ from those above.
+    """
+    own, *others = readings
+    if not others:
+        return []
+    rows = [("here", own), *(("elsewhere", one) for one in others[:_OTHERS])]
+    return ["  explained variance by hook, on a part of the sample, so other than above:"] + [
+        f"    {where:<38}{_number(one.explained_variance, 3):>6}  L0 {_number(one.l0, 1):>8}  "
+        f"{_place(one.hook, one.hook_out)}"
+        for where, one in rows
+    ]
 
 
 def _stored(stored: StoredComparison) -> list[str]:

@@ -90,7 +90,7 @@ class Tracer:
         if twice := {site.hook for site in written if written.count(site) > 1}:
             raise BadRequest(
                 f"Several dictionaries read {', '.join(sorted(twice))}; a circuit needs one per site.",
-                "Choose with --source.",
+                "Choose with --source, or open saescope with one dictionary per site.",
             )
         if not found:
             raise BadRequest("No dictionary is open.", "Open one, or trace raw neurons.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.commands.common import AsJson, one_line_errors, print_result, report_progress
+from engine.commands.common import AsJson, one_line_errors, print_result, report_progress, say
 from engine.commands.completing import complete_model, complete_release
 from engine.text import visible
 
@@ -45,13 +45,14 @@ def get_dictionary(
     """Fetch dictionaries by name, after a check of licence, token, files and disk."""
     from engine.hub import find_for_model, find_reference, find_release
 
+    told = _Told()
     if name.startswith("hf://"):
-        found = find_reference(name, True, report_progress)
+        found = find_reference(name, True, told)
     elif model is not None:
-        found = find_for_model(model, name, True, report_progress)
+        found = find_for_model(model, name, True, told)
     else:
-        found = find_release(name, True, report_progress)
-    report_progress("", 0, 0)
+        found = find_release(name, True, told)
+    told.end(name)
     rows = [_describe(place) for place in found]
     print_result(json_module.dumps(rows, indent=1), "\n".join(_line(row) for row in rows), json)
 
@@ -68,10 +69,27 @@ def get_model(
     from engine.hub import download_model
     from engine.names.models import repo_of
 
-    folder = download_model(name, report_progress)
-    report_progress("", 0, 0)
+    told = _Told()
+    folder = download_model(name, told)
+    told.end(name)
     row = {"name": name, "repo": repo_of(name), "folder": str(folder)}
     print_result(json_module.dumps(row, indent=1), visible(f"{name}  {folder}"), json)
+
+
+class _Told:
+    """Progress, and whether there was any: where all is on this machine nobody is asked."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        self.asked = True
+        report_progress(text, done, total)
+
+    def end(self, name: str) -> None:
+        report_progress("", 0, 0)
+        if not self.asked:
+            say(f"{name} is on this machine already; nothing was fetched.")
 
 
 def _describe(place: Place) -> dict[str, Any]:
@@ -187,15 +205,29 @@ def _ids(name: str, only_here: bool) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, lines
 
 
+_BY_NAME = (
+    ("released", "RELEASE, RELEASE/ID", "A release of SAELens' registry, by name: `saescope dictionaries` lists them."),
+    ("short", "NAME with -m MODEL", "A set of the model's, e.g. res-jb with -m gpt2-small."),
+    ("hf", "hf://OWNER/NAME, …/FOLDER, …/FILE, …@REVISION", "Files of a repository of the hub, in any of these forms."),
+    ("neurons", "neurons:KIND", "The raw neurons of a kind of place in the model, e.g. neurons:mlp_post."),
+)
+"""What is no folder: the form, how it is written, and what it is."""
+
+
 def _forms() -> tuple[list[dict[str, Any]], list[str]]:
+    """The forms with the files each needs, then what opens by name."""
     from engine.formats.find import FINDERS
+    from engine.formats.unknown import FILES
 
     rows: list[dict[str, Any]] = [
-        {"form": _form_of(finder), "what": (finder.__doc__ or "").strip().splitlines()[0]} for finder in FINDERS
+        {"form": form, "files": FILES[form], "what": (finder.__doc__ or "").strip().splitlines()[0]}
+        for finder in FINDERS
+        for form in [_form_of(finder)]
     ]
-    rows.append({"form": "released", "what": "A release of SAELens' registry, by name."})
+    rows += [{"form": form, "files": written, "what": what} for form, written, what in _BY_NAME]
     width = max(len(row["form"]) for row in rows)
-    return rows, [f"{row['form']:{width}}  {row['what']}" for row in rows]
+    lines = [f"{row['form']:{width}}  {row['what']}\n{'':{width}}  {row['files']}" for row in rows]
+    return rows, [*lines, "Where the files do not say what is read: FOLDER@HOOK, e.g. ./ae@blocks.3.hook_resid_post."]
 
 
 def _form_of(finder: Finder) -> str:

@@ -43,6 +43,7 @@ def find(
     from engine.labels.names import place_and_index, places_called
     from engine.labels.reports import Search, search_text
     from engine.labels.store import LabelStore
+    from engine.labels.words import match_expression
 
     if bool(words) == bool(like):
         raise BadRequest("Give either words or --like FEATURE.", "E.g. saescope labels find plural nouns")
@@ -54,6 +55,10 @@ def find(
         result = Search(query, tuple(hits), total, "{}@{}:{}".format(*feature))
     else:
         query = " ".join(words or [])
+        if match_expression(query) is None:
+            raise BadRequest(
+                "There is no word to look for.", "Give at least one word or number: saescope labels find plural nouns"
+            )
         hits, total = store.search(query, places, top)
         result = Search(query, tuple(hits), total)
     print_result(to_json(result), search_text(result), json)
@@ -78,16 +83,22 @@ def show(feature: Feature, json: AsJson = False) -> None:
 def set_label(
     feature: Feature,
     text: Annotated[str, typer.Argument(help='Your label; "" takes it away.')],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where no dictionary of that name, or with so many features, is known.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Keep your own label of a feature."""
     from engine.documents import to_json
+    from engine.labels.known import check_known
     from engine.labels.names import place_and_index
     from engine.labels.reports import labels_text
     from engine.labels.store import LabelStore
 
     store = LabelStore()
     model, source, index = place_and_index(store, feature)
+    if not force and text.strip():
+        check_known(store, model, source, index)
     store.set_user(model, source, index, text)
     labels = store.labels(model, source, index)
     print_result(to_json(labels), labels_text(labels), json)

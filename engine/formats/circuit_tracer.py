@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats import gemma_scope, hookpoints, tensors
-from engine.formats.circuit_tracer_folders import CONFIG, CROSS_LAYER
+from engine.formats.circuit_tracer_folders import CONFIG, CROSS_LAYER, MISSING
 from engine.formats.tensors import AGAIN, Weights
 from engine.places import Place
 from engine.sites import Site
@@ -30,6 +30,14 @@ _NEGATIVE_THRESHOLD = "Negative values above a negative threshold are 0 here; ci
 
 
 def read(place: Place) -> Dictionary:
+    """One layer of transcoders, with a note where the set it is of lacks other layers; errors as `_read`."""
+    made = _read(place)
+    if missing := place.extra.get(MISSING):
+        made.notes = (*made.notes, f"of its set, layers that are not in the folder: {missing}")
+    return made
+
+
+def _read(place: Place) -> Dictionary:
     """One layer of transcoders that circuit-tracer reads, on the CPU in float32.
 
     Raises:

@@ -6,7 +6,7 @@ A set of transcoders is `layer_{i}.safetensors`; a cross-layer transcoder `W_enc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ _WANDB = ("wandb-config.yaml", "wanb-config.yaml")
 _BIGGEST = 1 << 20
 _LAYER_FILE = re.compile(r"layer_([0-9]{1,4})\.safetensors")
 _ENCODER_FILE = re.compile(r"W_enc_([0-9]{1,4})\.safetensors")
+MISSING = "missing"
+"""In a place's `extra`: which layers of its set are not in the folder."""
 SETS, CROSS_LAYER = "transcoder_set", "cross_layer_transcoder"
 
 
@@ -47,7 +49,25 @@ def recognise(path: Path) -> list[Place]:
     places = _cross_layer(folder, config) if config.kind == CROSS_LAYER else _set(folder, config)
     if path.is_file() and path.name != CONFIG:
         return [place for place in places if place.path.name == path.name]
+    if missing := _missing(places):
+        return [replace(place, extra={**place.extra, MISSING: missing}) for place in places]
     return places
+
+
+def _missing(places: list[Place]) -> str:
+    """The layers below the last that have no file, e.g. `1, 3–5`; "" where there are none.
+
+    Names of files alone tell which layers there are, so one that was not copied would be passed over in silence.
+    """
+    here = {place.extra["layer"] for place in places}
+    absent = [layer for layer in range(max(here, default=0)) if layer not in here]
+    runs: list[list[int]] = []
+    for layer in absent:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
 def read_config(folder: Path) -> Config | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DictionaryMismatch, DictionaryMissing
+from engine.formats.instead import instead
 from engine.formats.tensors import AGAIN
 from engine.jsonfile import read_object
 from engine.sites import Site
@@ -23,6 +24,8 @@ def read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise DictionaryMissing(f"{file} cannot be read: {error.strerror}.", "Put it beside the weights.") from None
     except ValueError as error:
+        if (other := instead(file)) is not None:
+            raise DictionaryMissing(f"{file} {other.is_}.", other.remedy) from None
         raise DictionaryMissing(f"{file} is not valid JSON ({error}).", AGAIN) from None
 
 

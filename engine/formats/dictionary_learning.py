@@ -145,7 +145,8 @@ def _site(place: Place, trainer: dict[str, Any], buffer: dict[str, Any]) -> Site
     found = next(((name, site) for name in names if (site := hookpoints.of_submodule(name)) is not None), None)
     if found is None:
         why = f": its submodule is called {visible(said)[:80]}" if isinstance(said, str) else ""
-        raise DictionaryMismatch(f"Nothing says which hook {place.path} reads{why}.", hookpoints.REMEDY)
+        hint = hookpoints.remedy(said or place.path.name, trainer.get("layer"), side == "in")
+        raise DictionaryMismatch(f"Nothing says which hook {place.path} reads{why}.", hint)
     name, site = found
     layer = trainer.get("layer")
     if isinstance(layer, int) and layer >= 0 and site.kind != "embed" and layer != site.layer:
@@ -155,7 +156,7 @@ def _site(place: Place, trainer: dict[str, Any], buffer: dict[str, Any]) -> Site
     if side not in ("out", None) and not (side == "in" and site.kind == "resid_pre"):
         raise DictionaryMismatch(
             f"{place.path} was trained on what goes {visible(str(side))} at {name}, not on what comes out.",
-            hookpoints.REMEDY,
+            hookpoints.remedy(name, site.layer, inputs=True) if side == "in" else hookpoints.REMEDY,
         )
     return site
 

@@ -10,11 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DictionaryMissing
 from engine.formats import circuit_tracer_folders, gemma_scope_folders, hookpoints
+from engine.formats.unknown import unknown
 from engine.jsonfile import read_object
 from engine.places import Place
 
@@ -104,6 +106,7 @@ FINDERS: tuple[Finder, ...] = (
     saelens,
 )
 """Asked in this order; the first that recognises a folder has it."""
+_MOST_FOLDERS = 1000
 DEPTH = 3
 """How many levels below a folder dictionaries are looked for."""
 
@@ -120,9 +123,7 @@ def find(path: Path, depth: int = DEPTH) -> list[Place]:
         raise DictionaryMissing(f"{path} may not be read.", "Check its permissions.")
     found = _look(path, depth)
     if not found:
-        raise DictionaryMissing(
-            f"{path} holds no dictionary of a form that is known.", "`saescope dictionaries --forms` lists the forms."
-        )
+        raise unknown(path, _folders(path, depth))
     return _told_apart(found)
 
 
@@ -137,6 +138,17 @@ def _look(path: Path, depth: int) -> list[Place]:
         return []
     below = sorted((entry for entry in _beside(path, "*") if entry.is_dir()), key=_natural)
     return [place for folder in below for place in _look(folder, depth - 1)]
+
+
+def _folders(path: Path, depth: int) -> list[Path]:
+    """The folders below, those of one level before what lies in them."""
+    found: list[Path] = []
+    level = [path]
+    for _ in range(depth):
+        below = (each for folder in level for each in sorted(_beside(folder, "*"), key=_natural) if each.is_dir())
+        level = list(islice(below, _MOST_FOLDERS - len(found)))
+        found += level
+    return found
 
 
 def _beside(folder: Path, pattern: str) -> list[Path]:

@@ -9,7 +9,15 @@ from engine.errors import BadRequest, DictionaryMismatch
 from engine.sites import Site, parse_hook
 from engine.text import visible
 
-REMEDY = "Say which hook it reads: --dictionary FOLDER@HOOK, e.g. FOLDER@blocks.3.hook_resid_post."
+_REMEDY = "Say which hook it reads: --dictionary FOLDER@HOOK, e.g. FOLDER@{}."
+REMEDY = _REMEDY.format("blocks.3.hook_resid_post")
+_WORDS = (
+    (("mlp_act", "mlp_post", "neuron"), "mlp_post"),
+    (("attn", "attention"), "attn_out"),
+    (("mlp",), "mlp_out"),
+    (("resid", "block", "layer"), "resid_post"),
+)
+_INPUTS = {"mlp_out": "mlp_in", "resid_post": "resid_pre"}
 
 _SUBMODULE = re.compile(
     r"(resid_post|resid_pre|resid_mid|resid_out|resid|attn_out|attention_out|attn|mlp_out|mlp)_?(?:layer)?_?([0-9]{1,4})"
@@ -74,6 +82,23 @@ def of_module(name: str, model: str) -> Site | None:
     if kind != "resid_post" and _NORMS_AFTER.search(model):
         return Site("mlp_raw_out", int(match[1])) if kind == "mlp_out" else None
     return Site(kind, int(match[1]))
+
+
+def remedy(name: object, layer: object, inputs: bool = False) -> str:
+    """`REMEDY` with the hook that a name and a layer in a configuration seem to mean, where they tell one.
+
+    It is only proposed: a name that no rule knows may mean anything.
+    """
+    text = name.lower() if isinstance(name, str) else ""
+    numbers = re.findall(r"[0-9]{1,4}", text)
+    if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer < 10_000:
+        layer = int(numbers[0]) if len(numbers) == 1 else None
+    kind = next((kind for words, kind in _WORDS if any(word in text for word in words)), None)
+    if inputs:
+        kind = _INPUTS.get(kind or "")
+    if layer is None or kind is None:
+        return REMEDY
+    return _REMEDY.format(Site(kind, layer).hook)
 
 
 def into_module(name: str) -> Site | None:

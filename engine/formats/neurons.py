@@ -5,14 +5,18 @@ There is nothing on disk: what the model holds at a site are the activations the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from engine.dictionary import Dictionary
 from engine.encoding.identity import neurons
 from engine.errors import BadRequest, DictionaryMismatch
-from engine.model import LanguageModel
 from engine.places import Place
 from engine.sites import Site, parse_hook
+
+if TYPE_CHECKING:
+    from engine.model import LanguageModel
 
 PREFIX = "neurons:"
 _MLP = "mlp_post"
@@ -26,7 +30,7 @@ def places_for(model: LanguageModel, wanted: str) -> list[Place]:
         BadRequest: no such kind or hook.
         DictionaryMismatch: the model has no such place.
     """
-    sites = _sites(model, wanted.removeprefix(PREFIX))
+    sites = sites_for(model.layers, wanted)
     for site in sites:
         model.check_site(site)
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
@@ -39,13 +43,19 @@ def places_for(model: LanguageModel, wanted: str) -> list[Place]:
     ]
 
 
-def _sites(model: LanguageModel, wanted: str) -> list[Site]:
+def sites_for(layers: int, wanted: str) -> list[Site]:
+    """The sites that a hook means, or a kind of place in a model of so many layers.
+
+    Raises:
+        BadRequest: no such kind or hook.
+    """
+    wanted = wanted.removeprefix(PREFIX)
     if wanted == "embed":
         return [Site("embed", 0)]
     if "." in wanted or wanted.startswith("hook_e"):
         return [parse_hook(wanted)]
     try:
-        return [parse_hook(Site(wanted, layer).hook) for layer in range(model.layers)]
+        return [parse_hook(Site(wanted, layer).hook) for layer in range(layers)]
     except KeyError:
         raise BadRequest(
             f"There is no kind of place called {wanted!r}.",

@@ -24,8 +24,10 @@ from engine.encoding.prediction import Attention, Prediction
 from engine.encoding.pursuit import Pursuit
 from engine.errors import BadRequest, DictionaryMismatch, DictionaryMissing
 from engine.formats.find import CONFIG
+from engine.formats.instead import instead
 from engine.formats.saelens_settings import WEIGHTS, in_new_form, read_settings
 from engine.formats.saelens_state import ATTENTION, checked
+from engine.formats.tensors import AGAIN
 from engine.hashes import sha256_of
 from engine.places import Place
 from engine.sites import Site, parse_hook
@@ -61,10 +63,12 @@ def read(place: Place) -> Dictionary:
     settings = read_settings(place.path)
     _refuse_settings(_called(place), settings)  # before the weights are read
     file = place.path / WEIGHTS
+    if (other := instead(file)) is not None:
+        raise DictionaryMissing(f"{file} {other.is_}.", other.remedy)
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))[:200]}.", "Copy it again.") from None
+        raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))[:200]}.", AGAIN) from None
     return build(place, settings, state, sha256_of(file))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.errors import DictionaryMissing
 from engine.formats.find import CONFIG
+from engine.formats.instead import instead
 from engine.jsonfile import read_object
 
 WEIGHTS = "sae_weights.safetensors"
@@ -39,6 +40,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         return in_new_form(read_object(folder / CONFIG))
     except ValueError as error:
+        if (other := instead(folder / CONFIG)) is not None:
+            raise DictionaryMissing(f"{folder / CONFIG} {other.is_}.", other.remedy) from None
         raise DictionaryMissing(
             f"{folder / CONFIG} is not valid JSON ({error}).", "Save the dictionary again."
         ) from None

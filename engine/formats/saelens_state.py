@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from engine.errors import DictionaryMismatch
+from engine.formats.tensors import TURNED
 from engine.text import visible
 
-_AGAIN = "Save the dictionary again."
+_AGAIN = "Copy it again from where it was published; if it is your own, save it again."
 _NO_BIAS = {"temporal", "matching_pursuit"}
 _UNIT_SCALES = ("scaling_factor", "finetuning_scaling_factor")
 """Versions before 6 saved them; all ones, they mean nothing."""
@@ -110,8 +111,10 @@ def _refuse_shapes(name: str, architecture: str, settings: dict[str, Any], weigh
     for key, shape in expected.items():
         if key in weights and tuple(weights[key].shape) != shape:
             held, wanted = (" × ".join(map(str, s)) or "one number" for s in (tuple(weights[key].shape), shape))
+            turned = len(shape) == 2 and tuple(weights[key].shape) == shape[::-1]
             raise DictionaryMismatch(
-                f"{name} does not fit together: {key} is {held} where {wanted} is expected.", _AGAIN
+                f"{name} does not fit together: {key} is {held} where {wanted} is expected.",
+                TURNED if turned else _AGAIN,
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import DictionaryMismatch, DictionaryMissing
+from engine.formats.instead import instead
 from engine.hashes import sha256_of
 from engine.text import visible
 
-AGAIN = "Copy the file again from where it was published."
+AGAIN = "Copy the file again from where it was published; if it is your own, save it again."
+TURNED = "If it is your own, save its matrices the other way round; else copy it again from where it was published."
 _SHOWN = 12
 
 
@@ -57,7 +59,11 @@ class Weights:
 
     @property
     def held(self) -> str:
-        """A sentence on what the file holds instead."""
+        """A sentence on what the file holds instead, and where one level below it are tensors, on that."""
+        for name, value in self.entries.items() if isinstance(self.entries, dict) else ():
+            if isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values()):
+                inside = ", ".join(visible(str(key))[:80] for key in list(value)[:_SHOWN])
+                return f"They lie one level down, in {visible(name)[:80]!r} ({inside}): save that part alone."
         shown = sorted(self.entries)[:_SHOWN]
         more = f" and {len(self.entries) - _SHOWN} more" if len(self.entries) > _SHOWN else ""
         return f"It holds {', '.join(visible(name)[:80] for name in shown)}{more}." if shown else "It holds nothing."
@@ -106,14 +112,18 @@ class Weights:
     def _refuse_shape(self, name: str, found: Tensor, shape: tuple[int | None, ...]) -> None:
         if not shape:
             return
-        fits = len(shape) == found.ndim and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-        if not fits or 0 in found.shape:
+        if not _fits(shape, found.shape) or 0 in found.shape:
             wanted = " × ".join("any" if n is None else str(n) for n in shape)
             held = " × ".join(map(str, found.shape)) or "a single number"
-            raise self._refused(name, f"is {held} where {wanted} was expected")
+            remedy = TURNED if _fits(shape, found.shape[::-1]) else AGAIN
+            raise self._refused(name, f"is {held} where {wanted} was expected", remedy)
 
-    def _refused(self, name: str, why: str) -> DictionaryMismatch:
-        return DictionaryMismatch(f"{visible(name)[:80]} in {self.file} {why}.", AGAIN)
+    def _refused(self, name: str, why: str, remedy: str = AGAIN) -> DictionaryMismatch:
+        return DictionaryMismatch(f"{visible(name)[:80]} in {self.file} {why}.", remedy)
+
+
+def _fits(wanted: Sequence[int | None], found: Sequence[int]) -> bool:
+    return len(wanted) == len(found) and all(n in (None, m) for n, m in zip(wanted, found, strict=True))
 
 
 class _Lazy(Mapping[str, Tensor]):
@@ -148,6 +158,8 @@ def load(file: Path) -> Weights:
     """
     if not file.is_file():
         raise DictionaryMissing(f"There is no file {file}.", "Check the name, or copy the file there.")
+    if (other := instead(file)) is not None:
+        raise DictionaryMissing(f"{file} {other.is_}.", other.remedy)
     return Weights(file, _safetensors(file) if file.suffix == ".safetensors" else _pickled(file))
 
 

@@ -10,21 +10,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.errors import BadRequest, DictionaryMissing, DownloadFailed
+from engine.errors import BadRequest, DictionaryMissing, DownloadFailed, ModelMissing
 from engine.formats.find import find
 from engine.hub.asked import MAIN, Report, WantedFile, Wish
 from engine.hub.fetch import fetch
-from engine.hub.local import MIRROR, Located, cache_folder, locate, roots
+from engine.hub.local import Located, from_elsewhere, locate, roots
 from engine.jsonfile import read_object
 from engine.names import models as model_names
-from engine.names.layout import files_of, hook_of
-from engine.names.neuronpedia import corrected, entries_for_set, model_of, sets_of
+from engine.names.layout import Wanted, files_of, hook_of
+from engine.names.neuronpedia import corrected, entries_for_set, model_of, models_with, sets_of
 from engine.names.registry import Entry, entries, is_release, look_up, release_of
 from engine.places import Place
 from engine.text import visible
 
 FORM = "released"
 """The form of a place whose files SAELens' loader of the release explains."""
+_SHOWN, _FILES_SHOWN = 4, 2
 _REFERENCE = re.compile(r"hf://([^/@]+/[^/@]+)(?:/([^@]*))?(?:@(.+))?\Z")
 
 
@@ -32,9 +33,13 @@ def find_release(name: str, download: bool, report: Report) -> list[Place]:
     """The dictionaries that `release`, `release/id`, a folder of ids or a pattern means, in the registry's order.
 
     Raises:
+        BadRequest: it is the short name of a set, which means something only with a model.
         DictionaryMissing: no such name, or some of them are not here and were not to be downloaded.
         DownloadFailed: they were, and could not be.
     """
+    if not is_release(name) and (known := models_with(name)):
+        shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
+        raise BadRequest(f"{name} is a short name, of dictionaries of {shown}.", f"Add the model: -m {known[0]}.")
     return _places(look_up(name), name, download, report)
 
 
@@ -94,7 +99,7 @@ def parse_reference(reference: str) -> tuple[str, str, str]:
 
 
 def download_model(name: str, report: Report) -> Path:
-    """Fetch a model by name: settings, tokenizer and weights; returns its folder.
+    """The folder of a model by name, fetched where it is not whole on this machine: settings, tokenizer and weights.
 
     Raises:
         BadRequest: the name is no model's.
@@ -103,11 +108,20 @@ def download_model(name: str, report: Report) -> Path:
     """
     if (repo := model_names.repo_of(name)) is None:
         raise BadRequest(f"{name!r} is no model's name.", "Write OWNER/NAME, or a short name as gpt2-small.")
-    fetch([Wish(repo, model=True)], report)
-    if (tokenizer := _tokenizer_elsewhere(repo)) is not None:
+    if not _model_is_here(repo):
+        fetch([Wish(repo, model=True)], report)
+    if (tokenizer := _tokenizer_elsewhere(repo)) is not None and locate(tokenizer, (Wanted("tokenizer.json"),)).missing:
         files = (WantedFile("tokenizer.json"), WantedFile("tokenizer_config.json", optional=True))
         fetch([Wish(tokenizer, files=files)], report)
     return model_names.find_model(repo).folder
+
+
+def _model_is_here(repo: str) -> bool:
+    try:
+        model_names.find_model(repo)
+    except ModelMissing:
+        return False
+    return True
 
 
 def _tokenizer_elsewhere(repo: str) -> str | None:
@@ -180,23 +194,22 @@ def _place(entry: Entry, here: Located) -> Place:
 def _absent(absent: Sequence[Entry], of: int, name: str) -> DictionaryMissing:
     first = absent[0]
     repo = release_of(first).repo
-    missing = _locate(first).missing
-    files = ", ".join(missing)
+    missing = [file for entry in absent for file in _locate(entry).missing]
+    files = ", ".join(missing[:_FILES_SHOWN])
+    if len(missing) > _FILES_SHOWN:
+        files = f"{len(missing)} files, {files}, …"
     if of == 1:
         message = f"{name} is not on this machine: {repo} holds its {files}."
     else:
-        count = "None" if len(absent) == of else f"Only {of - len(absent)}"
-        message = f"{count} of the {of} dictionaries of {name} {'is' if count == 'None' else 'are'} on this machine."
-        message = f"{message[:-1]}; {first.id} would be {files} of {repo}."
+        here = of - len(absent)
+        count = f"Only {here}" if here else "None"
+        verb = "are" if here > 1 else "is"
+        message = f"{count} of the {of} dictionaries of {name} {verb} on this machine; {repo} holds {files}."
     return DictionaryMissing(message, _remedy(first.name if of == 1 else first.release, repo))
 
 
 def _remedy(name: str, repo: str) -> str:
-    folder = cache_folder() / f"models--{repo.replace('/', '--')}"
-    return (
-        f"Where there is a network: `saescope get dictionary {visible(name)}`, and copy {folder} from there; "
-        f"or set {MIRROR} to a folder that holds {repo}."
-    )
+    return from_elsewhere(repo, f"saescope get dictionary {visible(name)}")
 
 
 def _whole(repo: str, folder: str, revision: str) -> list[Place] | None:

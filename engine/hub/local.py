@@ -39,6 +39,14 @@ def repo_folder(repo: str) -> Path:
     return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
+def from_elsewhere(repo: str, command: str) -> str:
+    """How a repository comes to a machine without network: `command` fetches it where there is one."""
+    return (
+        f"Where there is a network: `{command}`, and copy {repo_folder(repo)} from there; "
+        f"or set {MIRROR} to a folder that holds {repo}."
+    )
+
+
 def roots(repo: str, revision: str = MAIN) -> list[Path]:
     """Folders that may hold a repository's files, the best first.
 

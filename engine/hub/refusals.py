@@ -14,9 +14,9 @@ from huggingface_hub.errors import (
 )
 
 from engine.errors import DownloadFailed
+from engine.hub.local import from_elsewhere
 
 _LOG_IN = "Set HF_TOKEN, or run `hf auth login`"
-_ELSEWHERE = "or use a copy: `saescope get` on a machine with network, then copy its Hugging Face cache here."
 
 
 def explain(error: Exception, repo: str, name: str | None) -> DownloadFailed:
@@ -61,4 +61,5 @@ def _words(error: Exception, repo: str, name: str | None) -> tuple[str, str]:
         return f"{error.filename}: {error.strerror}.", "Set HF_HUB_CACHE to a folder that can be written."
     if "consistency check failed" in str(error).lower():
         return f"{name or repo} did not arrive whole.", "Try again; what is whole stays."
-    return f"The hub at {constants.ENDPOINT} cannot be reached.", f"Check the network or HF_ENDPOINT; {_ELSEWHERE}"
+    elsewhere = from_elsewhere(repo, "saescope get")
+    return f"The hub at {constants.ENDPOINT} cannot be reached.", f"Check the network or HF_ENDPOINT. {elsewhere}"

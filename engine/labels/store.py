@@ -110,8 +110,11 @@ class LabelStore:
                 (model, source, _whole(index)),
             ).fetchone()
             if given is None:
+                name, labelled = f"{model}@{source}:{index}", self.labels(model, source, index)
                 raise BadRequest(
-                    f"No label of {model}@{source}:{index} came with an embedding to compare.",
+                    f"No label of {name} came with an embedding to compare."
+                    if labelled
+                    else f"{name} has no label, and so no embedding to compare.",
                     f"`saescope get labels {model}/{source}` fetches Neuronpedia's labels with theirs.",
                 )
             text, vector, *feature = given

@@ -11,12 +11,13 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import DictionaryMissing, ModelMissing
+from engine.formats.instead import instead
 from engine.jsonfile import read_object
 from engine.places import Place
 from engine.text import visible
@@ -29,9 +30,12 @@ SIZES = {
 }  # fmt: skip
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per number of what a model can be opened in."""
+_NAMED = 4
 _HEADER_LIMIT = 100_000_000  # safetensors' own
 _NPY_LIMIT = 10_000  # numpy's own
+_BFLOAT16 = ("|V2", "<V2")  # numpy does not know the type, and saves two bytes of none
 _PICKLE_LIMIT = 8_000_000
+_AGAIN = "Copy it again from where it was published; if it is your own, save it again."
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
@@ -46,13 +50,24 @@ _ENCODER = re.compile(r"(?i)w_?enc|encoder")
 # --- one file -----------------------------------------------------------------------------------------------------
 
 
+class NoWeights(ValueError):
+    """A file that is called like weights and is something else, with how to get them."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
 def numbers_in(path: Path) -> Numbers:
     """What a file of weights holds, by name; a file of `torch.save` gives its storages, by number.
 
     Raises:
+        NoWeights: the file is something else altogether.
         ValueError: the file is damaged or of no form that is known; names it.
         OSError: it cannot be read.
     """
+    if (other := instead(path)) is not None:
+        raise NoWeights(f"{path.name} {other.is_}", other.remedy)
     if path.suffix == ".npz":
         return _of_npz(path)
     # A blob in a cache has no suffix: then only a zip is taken for a file of torch.save.
@@ -110,12 +125,18 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
     if length > _NPY_LIMIT:
         raise ValueError
     header = ast.literal_eval(file.read(length).decode("latin-1").strip())
-    kind, size = re.match(r"[<>|=]?([a-z])(\d+)\Z", header["descr"]).groups()  # type: ignore[union-attr]
     shape = tuple(header["shape"])
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError
-    name = "BOOL" if kind == "b" else f"{kind.upper()}{8 * int(size)}"
-    return (shape, name) if name in SIZES else ((prod(shape) * int(size),), "U8")
+    described = header["descr"]
+    if described in _BFLOAT16:
+        return shape, "BF16"
+    match = re.match(r"[<>|=]?([a-z])(\d+)\Z", described) if isinstance(described, str) else None
+    if match is None:
+        return (0,), "U8"  # objects, texts and records, which are no weights: its reader will refuse them
+    kind, size = match[1], int(match[2])
+    name = "BOOL" if kind == "b" else f"{kind.upper()}{8 * size}"
+    return (shape, name) if name in SIZES else ((prod(shape) * size,), "U8")
 
 
 def _of_pickle(path: Path) -> Numbers:
@@ -197,7 +218,8 @@ def model_footprint(folder: Path, dtype: str) -> int:
         except OSError as error:
             raise ModelMissing(f"{file} cannot be read: {error.strerror}.", "Copy the model again.") from None
         except ValueError as error:
-            raise ModelMissing(f"{folder} cannot be opened: {visible(str(error))}.", "Copy the model again.") from None
+            remedy = error.remedy if isinstance(error, NoWeights) else "Copy the model again."
+            raise ModelMissing(f"{folder} cannot be opened: {visible(str(error))}.", remedy) from None
     kept = {name: entry for name, entry in numbers.items() if not _is_computed(name, entry[0])}
     if _is_tied(folder):
         kept.pop("lm_head.weight", None)
@@ -244,6 +266,32 @@ def dictionary_footprint(place: Place, dtype: str) -> int:
     return total + _encoder(numbers) * BYTES[dtype] if BYTES[dtype] < 4 else total
 
 
+def dictionaries_footprint(places: Sequence[Place], dtype: str) -> tuple[int, ...]:
+    """As `dictionary_footprint`, of each; what cannot be read is named all at once, before any weight is.
+
+    Raises:
+        DictionaryMissing: as `dictionary_footprint`; says how the others open.
+    """
+    sizes: list[int] = []
+    failed: list[DictionaryMissing] = []
+    for place in places:
+        try:
+            sizes.append(dictionary_footprint(place, dtype))
+        except DictionaryMissing as error:
+            failed.append(error)
+    if not failed:
+        return tuple(sizes)
+    if len(places) == 1:
+        raise failed[0]
+    others = f" The rest ({len(sizes)}) opens without: name each, or move away what cannot be read." if sizes else ""
+    if len(failed) == 1:
+        raise DictionaryMissing(failed[0].message, f"{failed[0].remedy}{others}")
+    named = " ".join(error.message for error in failed[:_NAMED])
+    more = f" And {len(failed) - _NAMED} more." if len(failed) > _NAMED else ""
+    count = f"{len(failed)} of {len(places)} dictionaries cannot be read."
+    raise DictionaryMissing(f"{count} {named}{more}", f"{failed[0].remedy}{others}")
+
+
 def _identity_width(place: Place) -> int:
     """How many raw neurons a place without weights stands for: what the place or its folder says."""
     if type(width := place.extra.get("width")) is int:
@@ -269,9 +317,11 @@ def _dictionary_numbers(place: Place) -> Numbers:
         try:
             found |= {f"{file.name}/{name}": entry for name, entry in numbers_in(file).items()}
         except OSError as error:
-            raise DictionaryMissing(f"{file} cannot be read: {error.strerror}.", "Copy it again.") from None
+            raise DictionaryMissing(f"{file} cannot be read: {error.strerror}.", _AGAIN) from None
+        except NoWeights as error:
+            raise DictionaryMissing(f"{file.parent / str(error)}.", error.remedy) from None
         except ValueError as error:
-            raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))}.", "Copy it again.") from None
+            raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))}.", _AGAIN) from None
     return found
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from engine.errors import BadRequest, OutOfMemory
+from engine.formats.neurons import sites_for
 from engine.loading import choose_dtype, read_config
-from engine.memory.footprint import BYTES, dictionary_footprint, model_footprint
+from engine.memory.footprint import BYTES, dictionaries_footprint, model_footprint
 from engine.places import Place
 from engine.results import MemoryPlan, Residency
 
@@ -109,6 +110,18 @@ class Needs:
         return sum(self.stored) + max(self.stored, default=0) + _HOST_RESERVE
 
 
+def neuron_places(model_folder: Path, wanted: Sequence[str]) -> list[Place]:
+    """Raw neurons as the model's configuration lets expect them, so that they are counted before the model is loaded.
+
+    Raises:
+        BadRequest: no such kind of place or hook.
+    """
+    shape = Shape.of(read_config(model_folder)) if wanted else Shape()
+    sites = [site for each in wanted for site in sites_for(shape.layers, each)]
+    widths = [shape.inner if site.kind == "mlp_post" else shape.width for site in sites]
+    return [Place("neurons", model_folder, extra={"width": width}) for width in widths if width]
+
+
 def plan(
     model_folder: Path,
     places: Sequence[Place],
@@ -137,8 +150,8 @@ def plan(
     shape = Shape.of(config)
 
     def needs(dtype: str) -> Needs:
-        sizes = tuple(dictionary_footprint(place, dtype) for place in places)
-        precise = tuple(dictionary_footprint(place, "float32") for place in places)
+        sizes = dictionaries_footprint(places, dtype)
+        precise = dictionaries_footprint(places, "float32")
         widest = max(precise, default=0)
         beside = widest if device == "cpu" else _RESERVE  # on a CPU, the file's own numbers while they are converted
         working = shape.working(dtype, widest) + beside
@@ -220,21 +233,26 @@ def _reason(
     host_available: int,
     resident: int,
 ) -> str:
-    free, many = f"{size(available)} that are free on {device}", _counted(needs)
     lowered = ""
     if needs.dtype != wanted.dtype:
         lowered = f"; the model is in {needs.dtype}, since {wanted.dtype} would need {size(wanted.least)}"
     parts = _parts(needs)
     if where == "device":
-        return f"All fits into the {free}: {parts}{lowered}."
+        return f"All fits into the {size(available)} that are free on {device}: {parts}{lowered}."
+    one = len(needs.sizes) == 1
     fit = sum(1 for number in range(1, len(needs.sizes) + 1) if needs.widest * number <= resident)
-    at_once = f"{fit} at a time" if fit < len(needs.sizes) else "all at once"
-    why = "as was asked" if asked == where else f"since all together would need {size(needs.whole)} of the {free}"
+    room = "it" if one else "all of them" if fit == len(needs.sizes) else f"{fit} of them at a time"
+    together = "the model and it" if one else "the model and all of them"
+    short = f"{together} would need {size(needs.whole)}, and {size(available)} are free on {device}"
+    why = f"--keep {where} was given" if asked == where else short
     if where == "host":
-        place = f"stay in main memory ({size(host_available)} free) and move to {device} when used"
+        place = f"stay in main memory ({size(host_available)} free) and are copied to {device} when used"
     else:
-        place = "are read from disk when used"
-    return f"{many} ({size(needs.dictionaries)}) {place}, {at_once}, {why}{lowered}."
+        place = "stay on disk and are read when used"
+    if one:
+        place = place.replace("stay ", "stays ").replace(" are ", " is ")
+    many = f"{_counted(needs)} ({size(needs.dictionaries)})"
+    return f"{many} {place}, because {why}; there is room for {room}{lowered}."
 
 
 def _parts(needs: Needs) -> str:
@@ -253,7 +271,7 @@ def _refusal(
     several = len(wanted.sizes) > 1
     ways = []
     if residency in {"device", "host"} and wanted.least <= available:
-        ways.append(f"--residency disk would need {size(wanted.least)}")
+        ways.append(f"--keep disk would need {size(wanted.least)}")
     if residency == "host" and wanted.least <= available:
         host = f"{size(wanted.host)} of main memory, where {size(host_available)} are free"
         message = f"To keep {_counted(wanted)} there needs {host}."

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from engine.errors import ModelMissing
-from engine.hub.local import MIRROR, roots
+from engine.hub.local import from_elsewhere, roots
 from engine.jsonfile import read_object
 from engine.names.model_table import OTHER_IDS, SHORT_NAMES
 from engine.text import visible
@@ -91,8 +91,7 @@ def find_model(name: str) -> ModelPlace:
     if not (found := roots(repo)):
         raise ModelMissing(
             f"The model {visible(repo)} is not on this machine.",
-            f"Fetch it with `saescope get model {visible(name)}`, or give the folder of a copy, or set {MIRROR} to a "
-            f"folder that holds {visible(repo)}.",
+            f"Give the folder of a copy. {from_elsewhere(visible(repo), f'saescope get model {visible(name)}')}",
         )
     whole = next((folder for folder in found if _is_whole(folder)), found[0])
     check_whole(whole, repo)

@@ -8,7 +8,7 @@ another name there than in SAELens. Entries known to be wrong are corrected here
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from engine.errors import BadRequest
 from engine.names import models as model_names
@@ -81,6 +81,11 @@ def sets_of(model: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def models_with(short: str) -> list[str]:
+    """The models of which `short` is a source or a set of sources."""
+    return [model for model in models() if short in _sources_of(model) or short in sets_of(model)]
+
+
 def split(identity: str) -> tuple[str, str]:
     """Model and source of `model/source` or `model@source`."""
     model, mark, source = identity.partition("@") if "@" in identity else identity.partition("/")
@@ -117,7 +122,7 @@ def _by_source() -> dict[str, list[Entry]]:
     return table
 
 
-@lru_cache(maxsize=32)
+@cache
 def _sources_of(model: str) -> dict[str, list[Entry]]:
     return {
         identity.split("/", 1)[1]: found for identity, found in _by_source().items() if identity.startswith(f"{model}/")

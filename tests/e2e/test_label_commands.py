@@ -112,7 +112,7 @@ def test_files_are_imported(home: Home, tmp_path: Path) -> None:
 
 def test_own_labels_move_to_another_home(home: Home, tmp_path: Path) -> None:
     for index, text in enumerate(text for text in NASTY if text.strip() and "\0" not in text):
-        assert run(home, "labels", "set", f"m@s:{index}", "--", text).code == 0
+        assert run(home, "labels", "set", "--force", f"m@s:{index}", "--", text).code == 0
         if index > 3:
             break
     file = tmp_path / "mine.jsonl"
@@ -128,10 +128,16 @@ def test_own_labels_move_to_another_home(home: Home, tmp_path: Path) -> None:
         (("labels", "find"), "either words or --like"),
         (("labels", "find", "x", "--like", "m@s:1"), "either words or --like"),
         (("labels", "find", "x", "--source", "nowhere"), "no labels of nowhere"),
-        (("labels", "find", "--like", "m@s:1"), "came with an embedding"),
+        (("labels", "find", "--like", "m@s:1"), "m@s:1 has no label, and so no embedding to compare"),
         (("labels", "find", "--like", "nonsense"), "is not a feature"),
         (("labels", "set", "9-res:1", "x"), "does not say of which model"),
-        (("labels", "set", "m@s:99999999999", "x"), "is not a feature"),
+        (("labels", "set", "--force", "m@s:99999999999", "x"), "is not a feature"),
+        (("labels", "set", "m@s:1", "x"), "No dictionary is known as m@s. --force keeps it"),
+        (("labels", "set", "gpt2-smal@7-res-jb:1", "x"), "Did you mean gpt2-small@7-res-jb? --force"),
+        (("labels", "set", "gpt2-small@7-res-jb:999999999", "x"), "no feature 999999999; no dictionary has so many"),
+        (("labels", "set", "SmolLM2-135M-Instruct@13-res-sc:4096", "x"), "no feature 4096; its last is 4095"),
+        (("labels", "find", ""), "There is no word to look for. Give at least one word"),
+        (("labels", "find", "...", "!"), "There is no word to look for."),
         (("labels", "import", "missing.jsonl"), "cannot be read"),
         (("labels", "import", ".", "--map", "resid"), "maps nothing"),
         (("labels", "remove", "a/b"), "no labels of a/b"),

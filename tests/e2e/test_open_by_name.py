@@ -65,7 +65,7 @@ def test_the_hook_that_watches_the_network_works(environment: dict[str, str]) ->
 
 def test_features_of_a_model_by_its_name(environment: dict[str, str]) -> None:
     ran = run(environment, "features", named.PROMPT, "-m", "pythia-70m-deduped", "--top", "50", "--json")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert found["model"] == "pythia-70m-deduped"
     assert {f"{layer}-{kind}-sm" for layer in range(6) for kind in ("res", "mlp", "att")} | {"e-res-sm"} == set(
@@ -81,6 +81,41 @@ def test_what_is_missing_is_one_line(environment: dict[str, str]) -> None:
     assert ran.returncode == 1
     assert ran.stderr.startswith("saescope: None of the 12 dictionaries of gpt2-small-mlp-tm is on this machine")
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "says"),
+    [
+        (("gpt2-smal",), 2, "gpt2-small"),
+        (("pythia-70m-deduped", "-d", "res-jb"), 1, "res-sm"),
+        (("gpt2-small", "-d", "/nowhere/at-all"), 1, "There is no folder /nowhere/at-all."),
+    ],
+)
+def test_what_means_nothing_is_told_before_a_screen_is_shown(
+    environment: dict[str, str], names: tuple[str, ...], code: int, says: str
+) -> None:
+    terminal = Terminal([*COMMAND, "open", *names], (140, 10), environment)
+    try:
+        assert terminal.wait(20) == code
+        assert "saescope: " in terminal.text
+        assert says in terminal.text
+        assert b"\x1b[?1049h" not in terminal.received, "the screen was opened"
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize(("name", "file"), [("run1", "25.pt"), ("run2", "47.pt")])
+def test_a_run_among_others_in_a_folder_lies_in_its_file(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    monkeypatch.setenv("SAESCOPE_MIRROR", environment["SAESCOPE_MIRROR"])
+    _, answer = named.opened("gelu-1l", name, "neurons:mlp_post")
+    run, neurons = answer.dictionaries
+    assert Path(run.folder).name == file
+    assert Path(run.folder).is_file()
+    assert (neurons.sha256, Path(neurons.folder)) == ("", Path(answer.model.folder))
+    assert answer.plan is not None
+    assert "2 dictionaries" in answer.plan.reason
 
 
 def page(terminal: Terminal) -> str:
@@ -102,10 +137,10 @@ def page(terminal: Terminal) -> str:
 
 SAID = (
     "gpt2-small · GPT2LMHeadModel · 12 layers of 32 · float32 on cpu · prompts begin with BOS",
-    "activations are raw", "memory:", "7-res-jb blocks.7.hook_resid_pre 32 → 40",
-    "SAELens: relu((x − b_dec)·W_enc + b_enc); x centred",
+    "activations are raw f", "memory:", "13 dictionaries, beside the model",
+    "SAELens: relu((x − b_dec)·W_enc + b_enc); x centred · 32 → 40",
     "mean over d_model subtracted first (center_writing_weights)",
-    "beside the model", "Neuronpedia gpt2-small/7-res-jb", "12-res-jb blocks.11.hook_resid_post",
+    "7-res-jb blocks.7.hook_resid_pre gpt2-small/7-res-jb", "12-res-jb blocks.11.hook_resid_post",
     "gpt2-small-res-jb/blocks.11.hook_resid_post",
 )  # fmt: skip
 

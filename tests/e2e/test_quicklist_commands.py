@@ -122,6 +122,9 @@ def test_exported_lists_are_imported_again(session: Path, tmp_path: Path) -> Non
         (["gpt2-small@8-res-jb:07"], "'07' is not the index of a feature."),
         ([URL, "--out", "/none/x"], "is in a folder that does not exist."),
         (["none.pt", "--into", "x"], "--into takes the features of addresses."),
+        (["gpt2-small/7-res-jb/5"], "or MODEL@SOURCE:INDEX. Did you mean gpt2-small@7-res-jb:5?"),
+        (["gpt2-small/7-res-jb/5", "--into", "x"], "Did you mean gpt2-small@7-res-jb:5?"),
+        (["nothing"], "'nothing' is no address, no feature and no file here. Give an address in quotes, or MODEL@"),
     ],
 )
 def test_what_was_typed_wrong_is_said(arguments: list[str], said: str) -> None:
@@ -136,6 +139,12 @@ def test_a_session_that_cannot_take_marks_is_said(session: Path) -> None:
     before = session.read_bytes()
     assert f"is open in saescope (process {os.getpid()} on" in fails(1, "import", URL, "--into", str(session))
     assert session.read_bytes() == before
+
+
+def test_a_circuit_takes_no_marks(tmp_path: Path) -> None:
+    file = tmp_path / "circuit.json"
+    file.write_bytes(msgspec.json.encode(samples.circuit()))
+    assert f"{file} is a circuit, not a session." in fails(2, "import", URL, "--into", str(file))
 
 
 def test_a_file_is_still_a_circuit(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -142,6 +143,10 @@ def test_at_its_own_hook_nothing_is_wrong(model: LanguageModel, text: Path) -> N
     assert {"blocks.0.hook_resid_post", "blocks.2.hook_resid_post", "blocks.1.hook_mlp_out"} <= set(hooks)
     assert "blocks.1.hook_resid_pre" not in hooks, "the same place as resid_post 0"
     assert "blocks.1.mlp.hook_post" not in hooks, "of another width"
+    said = report([found])
+    assert "explained variance by hook, on a part of the sample, so other than above:\n    here " in said
+    assert said.count("    elsewhere ") == 4
+    assert "by hook" not in report([msgspec.structs.replace(found, readings=found.readings[:1])])
 
 
 @pytest.mark.parametrize(
@@ -208,9 +213,14 @@ def test_where_published_figures_come_from(model: LanguageModel, text: Path, tmp
         "loss_recovered_zero": (0.95, readme),
     }
     folder = tmp_path / "pythia-70m-deduped" / "attn_out_layer2" / "10_32768"
-    assert found(_like(plain, place=Place("dictionary_learning", folder)))["l0"] == (215, readme)
+    layout = Place("dictionary_learning", folder)
+    large = torch.zeros(1, 1).expand(32_768, 512)
+    theirs = _like(plain, encoder=large, decoder=large, metadata={"model_name": "EleutherAI/pythia-70m-deduped"})
+    assert found(_like(theirs, place=layout))["l0"] == (215, readme)
+    assert found(_like(plain, place=layout)) == {}, "one's own, laid out as theirs, but of another size"
+    assert found(_like(theirs, place=layout, metadata={"model_name": "gpt2"})) == {}
     embed = Place("dictionary_learning", tmp_path / "pythia-70m-deduped" / "embed" / "10_32768")
-    assert found(_like(plain, place=embed))["l0"] == (3, readme)
+    assert found(_like(theirs, place=embed, metadata={}))["l0"] == (3, readme)
     scope = Place("gemma_scope", tmp_path, release="gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
     assert found(_like(plain, place=scope)) == {"l0": (71, "SAELens' registry")}
     folder.mkdir(parents=True)

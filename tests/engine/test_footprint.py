@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from engine.dictionary import WEIGHTS
 from engine.errors import DictionaryMissing, ModelMissing
+from engine.formats import npz, tensors
 from engine.formats.read import read
 from engine.loading import DTYPES, open_model
-from engine.memory.footprint import dictionary_footprint, model_footprint, numbers_in
+from engine.memory.footprint import dictionaries_footprint, dictionary_footprint, model_footprint, numbers_in
 from engine.memory.use import available_bytes, cgroup_available
 from engine.places import Place
 from tests import tiny
@@ -49,6 +50,60 @@ def test_npz(tmp_path: Path, compressed: bool) -> None:
     write(tmp_path / "params.npz", W_enc=np.zeros((4, 6), np.float32), threshold=np.zeros(6, np.float16), k=np.int64(3))
     found = numbers_in(tmp_path / "params.npz")
     assert found == {"W_enc": ((4, 6), "F32"), "threshold": ((6,), "F16"), "k": ((), "I64")}
+
+
+def test_bfloat16_that_numpy_does_not_know_counts_two_bytes_a_number(tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", W_enc=np.zeros((4, 6), "V2"), names=np.array(["a", "bc"]))
+    found = numbers_in(tmp_path / "params.npz")
+    assert found == {"W_enc": ((4, 6), "BF16"), "names": ((0,), "U8")}
+
+
+def test_an_array_of_objects_is_left_to_its_reader(tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", W_enc=np.array([{}, None], object), b_enc=np.zeros(3, [("x", "f4")]))
+    assert dictionary_footprint(Place("any", tmp_path, weights=(tmp_path / "params.npz",)), "float32") == 0
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz", "x.pt"])
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a pointer of Git LFS", "git lfs pull"),
+        (b"\n\n<!DOCTYPE html>\n<html><head>", "a web page", "Download the file itself"),
+    ],
+)
+def test_what_lies_there_in_place_of_weights(tmp_path: Path, name: str, content: bytes, what: str, remedy: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DictionaryMissing, match=rf"/{name} is {what}") as caught:
+        dictionary_footprint(Place("any", tmp_path, weights=(tmp_path / name,)), "float32")
+    assert remedy in caught.value.remedy
+    reader = npz.load if name.endswith("npz") else tensors.load
+    with pytest.raises(DictionaryMissing, match=rf"/{name} is {what}") as caught:
+        reader(tmp_path / name)
+    assert remedy in caught.value.remedy
+
+
+def test_a_pointer_in_place_of_a_models_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ModelMissing, match=r"model\.safetensors is a pointer of Git LFS.*git lfs pull"):
+        model_footprint(tmp_path, "float32")
+
+
+def test_of_several_dictionaries_all_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    places = []
+    for number in range(4):
+        file = tmp_path / f"{number}.safetensors"
+        save_file({"W_enc": torch.zeros(3, 5)}, file)
+        places.append(Place("any", file, weights=(file,)))
+    assert dictionaries_footprint(places, "float32") == (60,) * 4
+    (tmp_path / "1.safetensors").write_bytes(b"cut")
+    with pytest.raises(DictionaryMissing, match=r"1\.safetensors cannot be read.*The rest \(3\)"):
+        dictionaries_footprint(places, "float32")
+    (tmp_path / "3.safetensors").unlink()
+    with pytest.raises(DictionaryMissing) as caught:
+        dictionaries_footprint(places, "float32")
+    assert caught.value.message.startswith("2 of 4 dictionaries cannot be read.")
+    for name in ("1.safetensors", "3.safetensors"):
+        assert name in caught.value.message
 
 
 def test_storages_of_torch_save_have_their_types(tmp_path: Path) -> None:

@@ -305,3 +305,22 @@ def test_a_damaged_layer_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(DictionaryMissing, match="Copy the file again"):
         read(place)
+
+
+def test_a_layer_that_is_missing_is_said(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 7)
+    for layer in (1, 3, 4):
+        (folder / f"layer_{layer}.safetensors").unlink()
+    places = recognise(folder)
+    assert [place.source for place in places] == [f"{layer}-transcoder" for layer in (0, 2, 5, 6)]
+    for place in places:
+        assert any(note.endswith("not in the folder: 1, 3–4") for note in read(place).notes)
+    (alone,) = recognise(folder / "layer_2.safetensors")
+    assert not any("not in the folder" in note for note in read(alone).notes)
+
+
+def test_a_pointer_of_git_lfs_is_told_as_such(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 1)
+    (folder / "layer_0.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DictionaryMissing, match="git lfs pull"):
+        read(recognise(folder)[0])

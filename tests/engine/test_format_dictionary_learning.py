@@ -222,6 +222,51 @@ def test_a_hook_that_is_not_certain_is_asked_for(
     assert "FOLDER@" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("submodule", "layer", "io", "hook"),
+    [
+        ("mlp_act_layer_3", 3, "out", "blocks.3.mlp.hook_post"),
+        ("model.layers.2.mlp", None, "out", "blocks.2.hook_mlp_out"),
+        ("self_attention", 4, "out", "blocks.4.hook_attn_out"),
+        ("mlp_out_layer3", 3, "in", "blocks.3.mlp.hook_in"),
+        ("somewhere", 7, "out", "blocks.3.hook_resid_post"),
+    ],
+)
+def test_the_hook_that_seems_to_be_meant_is_proposed(
+    tmp_path: Path, submodule: str, layer: int | None, io: str, hook: str
+) -> None:
+    config = writers.dictionary_learning_config("AutoEncoder", submodule, 0)
+    config["trainer"]["layer"], config["buffer"]["io"] = layer, io
+    state = writers.dictionary_learning_state("AutoEncoder")
+    with pytest.raises(DictionaryMismatch) as caught:
+        opened(writers.save_dictionary_learning(tmp_path / "sae", state, config))
+    assert caught.value.remedy.endswith(f"FOLDER@{hook}.")
+
+
+def test_weights_one_level_down_are_told(tmp_path: Path) -> None:
+    state = {"step": 3, "ae": dict(writers.dictionary_learning_state("AutoEncoder"))}
+    for config in (None, writers.dictionary_learning_config("AutoEncoder", "resid_post_layer_3", 3)):
+        folder = tmp_path / f"resid_post_layer_3{'' if config is None else 'b'}"
+        folder.mkdir()
+        torch.save(state, folder / "ae.pt")
+        if config is not None:
+            (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DictionaryMismatch) as caught:
+            opened(folder)
+        assert "one level down, in 'ae' (bias, encoder.weight" in caught.value.remedy
+
+
+def test_remedies_are_for_ones_own_weights_too(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "AutoEncoder")
+    torch.save(damaged_state("nan"), folder / "ae.pt")
+    with pytest.raises(DictionaryMismatch, match="if it is your own, save it again"):
+        opened(folder)
+    state = dict(writers.dictionary_learning_state("AutoEncoder"))
+    torch.save(state | {"decoder.weight": state["decoder.weight"].T}, folder / "ae.pt")
+    with pytest.raises(DictionaryMismatch, match=r"40 × 12 where 12 × 40 .*the other way round"):
+        opened(folder)
+
+
 # --- files that are not what they should be --------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.errors import DictionaryMismatch, DictionaryMissing
+from engine.formats import npz
 from engine.formats.gemma_scope import SUMMED, read
 from engine.formats.gemma_scope_folders import recognise
 from engine.loading import open_model
@@ -374,3 +375,16 @@ def test_a_dictionary_without_thresholds_is_none_of_gemma_scope(tmp_path: Path) 
     config = {"architecture": "topk", "hf_hook_point_in": "model.layers.6.output"}
     with pytest.raises(DictionaryMismatch, match="topk"):
         read(_place_of(_second(tmp_path, "resid_post/layer_6_width_16k_l0_big", config, _weights())))
+
+
+def test_bfloat16_that_numpy_saved_as_two_bytes_is_read(tmp_path: Path) -> None:
+    numbers = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    np.savez(tmp_path / "params.npz", W_enc=numbers.view(torch.uint16).numpy().view("V2"))
+    found = npz.load(tmp_path / "params.npz").tensor("W_enc", 3, 5)
+    torch.testing.assert_close(found, numbers.float(), rtol=0, atol=0)
+
+
+def test_an_array_of_objects_is_refused_unopened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", W_enc=np.array([{}, None], object))
+    with pytest.raises(DictionaryMismatch, match=r"W_enc\.npy in .* holds Python objects.*nothing was run"):
+        npz.load(tmp_path / "params.npz")

@@ -84,6 +84,26 @@ def test_a_release_that_is_here_in_part_says_how_much_of_it(hub: Hub) -> None:
         find_release(RELEASE, False, silent)
 
 
+def test_of_many_files_that_are_missing_two_are_named(hub: Hub) -> None:
+    with pytest.raises(DictionaryMissing) as caught:
+        find_release(RELEASE, False, silent)
+    assert caught.value.message == (
+        f"None of the 6 dictionaries of {RELEASE} is on this machine; {REPO} holds 12 files, 0-mlp-sm/cfg.json, "
+        "0-mlp-sm/sae_weights.safetensors, …."
+    )
+
+
+def test_a_short_name_alone_says_whose_it_is(hub: Hub) -> None:
+    with pytest.raises(BadRequest, match="short name, of dictionaries of gpt2-small") as caught:
+        find_release("res-jb", True, silent)
+    assert "-m gpt2-small" in caught.value.remedy
+    with pytest.raises(BadRequest, match="pythia-70m-deduped"):
+        find_release("3-res-sm", True, silent)
+    with pytest.raises(DictionaryMissing, match="no release called 'res-nobody'"):
+        find_release("res-nobody", True, silent)
+    assert hub.asked == []
+
+
 def test_a_mirror_is_a_folder_with_the_repository_in_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(hub)
     monkeypatch.setenv("SAESCOPE_MIRROR", str(hub.root))
@@ -232,7 +252,8 @@ def test_a_hub_that_is_not_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
     started = time.monotonic()
     error = refusal()
     assert "http://127.0.0.1:9 cannot be reached" in error.message
-    assert "copy" in error.remedy
+    for text in ("saescope get", "models--ctigges--pythia-70m-deduped__mlp-sm_processed", "SAESCOPE_MIRROR"):
+        assert text in error.remedy
     assert time.monotonic() - started < 5
 
 
@@ -315,6 +336,26 @@ def test_a_model_is_settings_tokenizer_and_weights_in_one_form(hub: Hub, llama_f
     folder = download_model("someone/llama", silent)
     assert {file.name for file in folder.iterdir()} == {file.name for file in llama_folder.iterdir()}
     assert (folder / "config.json").read_text() == (llama_folder / "config.json").read_text()
+
+
+def test_a_model_that_is_here_needs_no_hub(
+    hub: Hub, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadFailed, match="cannot be reached") as caught:
+        download_model("gpt2-small", silent)
+    for text in ("models--openai-community--gpt2", "SAESCOPE_MIRROR"):
+        assert text in caught.value.remedy
+    shutil.copytree(llama_folder, tmp_path / "copy" / "openai-community" / "gpt2")
+    monkeypatch.setenv("SAESCOPE_MIRROR", str(tmp_path / "copy"))
+    assert download_model("gpt2-small", silent) == tmp_path / "copy" / "openai-community" / "gpt2"
+    ran = CliRunner().invoke(get_app, ["model", "gpt2-small"])
+    assert ran.exit_code == 0
+    assert str(tmp_path / "copy") in ran.stdout.replace("\n", "")
+    assert "is on this machine already" in ran.stderr
+    (tmp_path / "copy" / "openai-community" / "gpt2" / "model.safetensors").unlink()
+    with pytest.raises(DownloadFailed, match="cannot be reached"):
+        download_model("gpt2-small", silent)
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from engine.errors import BadRequest, DictionaryMissing, OutOfMemory
-from engine.memory.planning import Needs, Shape, choose, plan, size
+from engine.formats.neurons import places_for
+from engine.loading import open_model
+from engine.memory.planning import Needs, Shape, choose, neuron_places, plan, size
 from engine.places import Place
 from engine.results import MemoryPlan
 from tests import tiny
@@ -102,9 +104,9 @@ def test_a_precision_that_was_asked_for_stays() -> None:
             64,
             r"needs 21 GB on cuda:0 \(model 8.0 GB, 6 dictionaries 12 GB, 1.0 GB to work in\), and 20 GB",
         ),
-        ("device", 20, 64, r"--residency disk would need 11 GB, or --dtype bfloat16 would need 20 GB, or open fewer"),
+        ("device", 20, 64, r"--keep disk would need 11 GB, or --dtype bfloat16 would need 20 GB, or open fewer"),
         ("host", 20, 8, r"keep 6 dictionaries there needs 15 GB of main memory, where 8.0 GB are free"),
-        ("host", 20, 8, r"--residency disk would need 11 GB, or open fewer dictionaries"),
+        ("host", 20, 8, r"--keep disk would need 11 GB, or open fewer dictionaries"),
         ("auto", 5, 8, r"needs 11 GB .* 5.0 GB are free. Close other programs, or open a smaller"),
     ],
 )
@@ -122,14 +124,20 @@ def test_a_refusal_names_the_sum_and_ways_that_would_do(asked: str, free: float,
         ),
         (
             14, 64, "auto",
-            "6 dictionaries (12 GB) stay in main memory (64 GB free) and move to cuda:0 when used, 2 at a time, since "
-            "all together would need 21 GB of the 14 GB that are free on cuda:0.",
+            "6 dictionaries (12 GB) stay in main memory (64 GB free) and are copied to cuda:0 when used, because the "
+            "model and all of them would need 21 GB, and 14 GB are free on cuda:0; there is room for 2 of them at a "
+            "time.",
         ),
-        (80, 64, "disk", "6 dictionaries (12 GB) are read from disk when used, all at once, as was asked."),
+        (
+            80, 64, "disk",
+            "6 dictionaries (12 GB) stay on disk and are read when used, because --keep disk was given; there is room "
+            "for all of them.",
+        ),
         (
             8, 8, "auto",
-            "6 dictionaries (15 GB) are read from disk when used, 1 at a time, since all together would need 20 GB of "
-            "the 8.0 GB that are free on cuda:0; the model is in bfloat16, since float32 would need 11 GB.",
+            "6 dictionaries (15 GB) stay on disk and are read when used, because the model and all of them would need "
+            "20 GB, and 8.0 GB are free on cuda:0; there is room for 1 of them at a time; the model "
+            "is in bfloat16, since float32 would need 11 GB.",
         ),
     ],
 )  # fmt: skip
@@ -264,3 +272,14 @@ def test_room_to_work_in_covers_the_logits_of_a_large_vocabulary() -> None:
     assert Shape.of({"text_config": gemma, "vocab_size": 256_000}) == shape
     assert Shape.of({"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 5}) == Shape(2, 8, 32, 2, 5)
     assert Shape.of({}).working("float32", 10**9) > 0
+
+
+@pytest.mark.parametrize("wanted", ["mlp_post", "resid_post", "embed", "neurons:blocks.1.mlp.hook_post"])
+def test_raw_neurons_are_counted_before_the_model_is_loaded(llama_folder: Path, wanted: str) -> None:
+    expected = neuron_places(llama_folder, [wanted])
+    model = open_model(llama_folder, "cpu")
+    assert [place.extra["width"] for place in expected] == [p.extra["width"] for p in places_for(model, wanted)]
+    width = expected[0].extra["width"]
+    found = plan(llama_folder, expected, "cpu", "auto", "auto", 10 * GB, 10 * GB)
+    assert found.dictionaries == len(expected) * 4 * (width * width + 2 * width)
+    assert f"{len(expected)} dictionar" in found.reason

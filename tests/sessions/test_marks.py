@@ -94,7 +94,11 @@ def test_an_index_beyond_the_dictionary_is_no_mark() -> None:
     found = import_quicklist(OPENED, entries)
     assert found.marks == (FeatureRef("e", 15),)
     assert found.unknown == tuple(entries[1:])
-    assert found.notes == ("Not marked, 2 features of e from 16 on: it has 16.",)
+    assert found.notes == ("Not marked: e has no features 999999999, 16; its last is 15.",)
+    one = import_quicklist(OPENED, entries[2:])
+    assert one.notes == ("Not marked: e has no feature 16; its last is 15.",)
+    many = import_quicklist(OPENED, [Entry(GPT2, "10-res-jb", str(index)) for index in range(16, 23)])
+    assert many.notes == ("Not marked: e has no features 16, 17, 18 and 4 more; its last is 15.",)
 
 
 def test_damaged_ids_of_dictionaries_match_nothing() -> None:

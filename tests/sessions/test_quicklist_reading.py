@@ -71,6 +71,14 @@ def test_what_is_wrong_is_named(url: str, wrong: str) -> None:
     assert "quick-list/" in caught.value.remedy
 
 
+def test_a_feature_that_cannot_be_read_leaves_the_rest_counted() -> None:
+    good = '{"modelId":"m","layer":"l","index":"[[1,2]]"}'
+    with pytest.raises(BadRequest, match=r"Feature 2 has no layer\. 4 features can be read, without what cannot\."):
+        read_quicklist_url(listing(f'[{good},{{"modelId":"m"}},{good}]'))
+    with pytest.raises(BadRequest, match=r"Feature 1 is null, not an object\. So it is with 1 more\. 2 features"):
+        read_quicklist_url(listing(f"[null,3,{good}]"))
+
+
 def test_a_flood_is_refused_at_once() -> None:
     began = perf_counter()
     for flood in (listing("[" * 10_000_000), listing("[" + "1," * 5_000_000), "x" * 10_000_000):

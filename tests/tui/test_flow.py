@@ -11,7 +11,7 @@ from engine.protocol import FeatureRef
 from sessions.store import path_of, read_session
 from tests.tui.driving import PROMPT, SIZES, driving
 from tui.app import SaescopeApp
-from tui.screens.page import HelpPage, LogPage, TextPage
+from tui.screens.page import HelpPage, LogPage, PageScreen, TextPage
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -295,7 +295,7 @@ async def test_the_quicklist_of_the_marks() -> None:
         user.app.change(lambda s: __import__("tui.reducer", fromlist=["x"]).toggle_mark(s, page.ref))
         user.app.change(lambda s: __import__("tui.reducer", fromlist=["x"]).toggle_mark(s, FeatureRef("4-res-fk", 3)))
         await user.press("x")
-        assert isinstance(user.app.screen, TextPage)
+        assert isinstance(user.app.screen, PageScreen)
         assert "https://neuronpedia.org/quick-list/?name=" in user.text
         assert "for want of a Neuronpedia page" in user.text
 

@@ -7,9 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from engine.commands.getting import dictionaries
 from engine.errors import DictionaryMissing
 from engine.formats.find import find
+from engine.formats.unknown import FILES
 from tests.conftest import RunPython
 
 
@@ -90,6 +94,57 @@ def test_an_identity_needs_no_weights(tmp_path: Path) -> None:
     (tmp_path / "mlp_0/config.json").write_text(json.dumps({"trainer": {"dict_class": "IdentityDict"}}))
     (place,) = find(tmp_path)
     assert (place.form, place.weights) == ("dictionary_learning", ())
+
+
+@pytest.mark.parametrize(
+    ("names", "says", "remedy"),
+    [
+        (["sae_weights.safetensors"], "without the cfg.json of SAELens", "Copy cfg.json"),
+        (["sae.safetensors", "config.json"], "without the cfg.json of sparsify", "Copy cfg.json"),
+        (["a/b/sae_weights.safetensors"], "without the cfg.json of SAELens (a/b)", "Copy cfg.json"),
+        (["layer_0.safetensors", "layer_1.safetensors"], "without the config.yaml", "model_kind"),
+        (["W_enc_0.safetensors", "config.yaml"], "config.yaml does not say what W_enc_0", "feature_input_hook"),
+        (["autoencoder.pt"], "it has autoencoder.pt", "ae.pt"),
+        (["weights.npz"], "it has weights.npz", "params.npz"),
+        (["mine.safetensors"], "it has mine.safetensors", "sae_weights.safetensors"),
+        ([], "it is empty", "Copy the files"),
+        (["x.txt"], "form that is known.", "It holds x.txt."),
+    ],
+)
+def test_what_was_seen_in_place_of_a_dictionary_is_named(
+    tmp_path: Path, names: list[str], says: str, remedy: str
+) -> None:
+    with pytest.raises(DictionaryMissing) as caught:
+        find(files(tmp_path, *names))
+    assert caught.value.message.startswith(f"{tmp_path} holds no dictionary of a form that is known")
+    assert says in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def test_a_configuration_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    files(tmp_path, "layer_0.safetensors")
+    (tmp_path / "config.yaml").write_text("model_kind: transcoder_set\nfeature_input_hook: [mlp\n")
+    with pytest.raises(DictionaryMissing, match=r"config\.yaml is not valid YAML \(line 3\)"):
+        find(tmp_path)
+
+
+def test_a_models_folder_is_told_as_one(tmp_path: Path) -> None:
+    files(tmp_path, "model.safetensors", "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(DictionaryMissing, match="It is a model: give it with --model"):
+        find(tmp_path)
+
+
+def test_every_form_says_which_files_it_needs() -> None:
+    result = CliRunner().invoke(_listing(), ["--forms"])
+    for text in (*FILES.values(), "neurons:KIND", "hf://OWNER/NAME", "-m gpt2-small", "FOLDER@HOOK"):
+        assert text in result.stdout
+
+
+def _listing() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(dictionaries)
+    return app
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"trainer": 1}', "[" * 100_000, '{"model_type": "llama"}'])

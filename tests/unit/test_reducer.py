@@ -100,7 +100,25 @@ def test_an_engine_starts_opens_and_is_ready() -> None:
 def test_an_opening_that_fails_says_why() -> None:
     state = after(State(opening=Open(id=0)), Hello(pid=1), Failed(id=1, error=FAULT))
     assert state.engine.phase == "lost"
-    assert state.notice == fault_notice(FAULT)
+    assert state.notice == state.trouble == fault_notice(FAULT)
+    assert state.unready == ("It is wrong.", "Mend it.")
+    assert state.log[-1].text == "It is wrong. Mend it."
+
+
+def test_nothing_waits_for_an_opening_that_failed() -> None:
+    waiting = reducer.queue_prompt(State(opening=Open(id=0)), "later")
+    state = after(waiting, Hello(pid=1), Failed(id=1, error=FAULT))
+    assert (state.queued, state.draft) == ("", "later")
+    again = after(state, Hello(pid=2))
+    assert (again.trouble, again.engine.phase) == (None, "opening")
+
+
+def test_an_engine_that_is_left_alone_says_so() -> None:
+    state = reducer.left_alone(after(one_run(), EngineLost("killed")), AT)
+    assert state.trouble is not None
+    assert state.notice == state.trouble
+    assert "left alone" in state.trouble.text
+    assert state.runs == one_run().runs
 
 
 def test_a_run_is_shown_with_its_last_token_and_best_feature() -> None:
@@ -161,9 +179,8 @@ def test_progress_belongs_to_its_request() -> None:
 
 
 def test_what_was_stopped_answers_no_more() -> None:
-    state = reducer.stopped(reducer.queue_prompt(reducer.run_started(ready(), 7), "x"), AT)
+    state = reducer.stopped(reducer.run_started(ready(), 7), AT)
     assert state.tasks == ()
-    assert not state.queued
     assert after(state, FeaturesFound(id=7, result=RESULT)).runs == ()
 
 
@@ -213,6 +230,7 @@ def test_an_engine_restarted_goes_on_where_the_last_one_was() -> None:
 def test_opening_keeps_a_notice_that_is_no_error() -> None:
     state = reducer.notify(State(opening=Open(id=0)), Notice("A session was not closed."))
     assert after(state, OPENED).notice == Notice("A session was not closed.")
+    assert after(reducer.notify(state, Notice(state.unready[0], "warning", state.unready[1])), OPENED).notice is None
 
 
 def test_next_tokens_belong_to_the_run_just_found() -> None:

@@ -197,8 +197,21 @@ def test_a_draft_that_was_put_is_told_from_one_typed() -> None:
 
 def test_a_queued_prompt_waits_until_it_runs() -> None:
     state = reducer.queue_prompt(State(opening=Open(id=0)), "later")
-    assert (state.draft, state.queued) == ("later", True)
+    assert (state.draft, state.queued) == ("later", "later")
     assert not reducer.run_started(state, 7).queued
+    assert reducer.stopped(state, AT).queued == "later"
+
+
+def test_a_queued_prompt_is_dropped_when_the_user_was_asked() -> None:
+    state = reducer.queue_prompt(State(opening=Open(id=0)), "later")
+    assert not state.dropping
+    asked = reducer.ask_to_drop(state)
+    assert asked.dropping
+    assert asked.queued == "later"
+    assert not reducer.notify(asked, None).dropping
+    dropped = reducer.drop_queued(asked, AT)
+    assert (dropped.queued, dropped.draft, dropped.dropping) == ("", "later", False)
+    assert "dropped" in dropped.log[-1].text
 
 
 def test_a_step_of_steering_is_measured_in_the_largest_known_activation() -> None:

@@ -17,7 +17,7 @@ from tui.actions import bindings
 from tui.panes.pane import Pane
 from tui.plot import histogram
 from tui.state import State
-from tui.text import cell_len, number, percent, signed, token_glyphs, visible, visible_token
+from tui.text import cell_len, number, percent, signed, token_glyphs, visible, visible_token, wrapped
 from tui.widgets.bar import shortened
 from tui.widgets.lines import Lines
 
@@ -116,15 +116,17 @@ def card_lines(card: FeatureCard, formula: str, url: str | None, width: int, par
 
 
 def label_lines(card: FeatureCard, width: int, part: Part) -> list[Text]:
-    """What others and the user call the feature, each with who said so."""
+    """What others and the user call the feature, whole, each with who said so where there is room for it."""
     lines = []
+    dim = part("dim") + Style(bold=False)
     for label in card.labels:
+        said = wrapped(f"“{visible(label.text)}”", max(width - 2, 8))
+        lines += [Text(f" {line}", Style(bold=True)) for line in said]
         whose = " · ".join(filter(None, (visible(label.by), visible(label.kind))))
-        whose = f"  {whose}" if width > 60 and whose else ""
-        text = shortened(visible(label.text), max(width - 3 - cell_len(whose), 8))
-        line = Text(f" “{text}”", Style(bold=True))
-        line.append(whose, part("dim") + Style(bold=False))
-        lines.append(line)
+        if whose and cell_len(said[-1]) + cell_len(whose) + 4 <= width:
+            lines[-1].append(f"  {whose}", dim)
+        elif whose:
+            lines.append(Text(f"   {shortened(whose, max(width - 4, 8))}", dim))
     return lines
 
 

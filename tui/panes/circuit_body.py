@@ -80,7 +80,7 @@ class CircuitBody(LineList):
         assert state is not None
         if (was.traced, was.marks, was.hints) == (state.traced, state.marks, state.hints) and before is self.rows:
             return set()
-        width, style = self.size.width, self.style_of
+        width, style = self.room, self.style_of
         return {
             n
             for n, (a, b) in enumerate(zip(before, self.rows, strict=True))
@@ -106,7 +106,7 @@ class CircuitBody(LineList):
         self.show_cursor(place)
 
     def _redraw_columns(self, old: int, new: int, grid: Grid) -> None:
-        before, after = (circuit_grid.Window(grid, column, self.size.width) for column in (old, new))
+        before, after = (circuit_grid.Window(grid, column, self.room) for column in (old, new))
         lines = min(self.size.height, self.header_lines + self.row_count - self.scroll_offset.y)
         if before.first != after.first:
             self.refresh(Region(0, 0, self.size.width, lines))

@@ -11,9 +11,8 @@ from tui.circuit_aim import parse_aim, reading
 from tui.circuit_reducer import aim_of
 from tui.circuit_state import shown
 from tui.panes.circuit_tree import share_text
-from tui.screens.page import wrapped
 from tui.state import State
-from tui.text import number, signed, visible
+from tui.text import number, signed, visible, wrapped
 from tui.widgets.bar import shortened
 
 Styles = Callable[[str], Style]

@@ -56,11 +56,11 @@ class FeatureList(LineList):
             return []
         site, token, peaks = self._columns(width)
         text = f"  {fit('site', site)} {fit('index', 8)}{fit('act', 7, right=True)} {fit('share', 5, right=True)}  "
-        text += f"{fit('at', token)} {fit(self._heading, peaks) if peaks > 5 else ''}"
+        text += f"{fit('at', token)} {fit(self.heading, peaks) if peaks > 5 else ''}"
         return [Segment(text, self.style_of("header"))]
 
     @property
-    def _heading(self) -> str:
+    def heading(self) -> str:
         """What the last column shows: labels where features have some, and dim what the others peak on."""
         return "label" if any(row.label for row in self.rows) else "peaks on"
 
@@ -152,7 +152,7 @@ class FeaturesPane(Pane):
         texts: tuple[str, ...],
         stale: bool,
     ) -> None:
-        before = self.list.rows
+        before, heading = self.list.rows, self.list.heading
         same_shape = len(before) == len(rows) and texts == self.list.places and stale == self.list.stale
         changed: set[int] | None = None
         if same_shape:
@@ -168,6 +168,8 @@ class FeaturesPane(Pane):
             changed = None
         self.list.empty = empty
         self.list.rows_changed(changed)
+        if changed is not None and self.list.heading != heading:
+            self.list.header_changed()
 
     def _show_title(self, state: State) -> None:
         if state.result is None:

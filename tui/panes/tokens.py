@@ -12,9 +12,10 @@ from textual.binding import BindingType
 from themes.palettes import LEVELS, level
 from tui.actions import bindings
 from tui.panes.pane import Pane
-from tui.state import State
-from tui.text import number, percent, visible_token
+from tui.state import Notice, State
+from tui.text import number, percent, visible_token, wrapped
 from tui.widgets.bar import Bar, shortened
+from tui.widgets.lines import Lines
 from tui.widgets.token_view import TokenView
 
 
@@ -36,6 +37,23 @@ class Tokens(TokenView):
         self.move_to_end(end)
 
 
+class Trouble(Lines, can_focus=False):
+    """Why there are no tokens and will be none: the whole sentence, and what to do."""
+
+    def tell(self, trouble: Notice, wrong: Style, dim: Style) -> None:
+        """Show why nothing is open."""
+        paragraphs = (
+            (f"Nothing is open. {trouble.text}", wrong),
+            (trouble.remedy, Style()),
+            ("Then start saescope again; q leaves. e shows this and what lies behind it.", dim),
+        )
+        self.show(
+            lambda width: [
+                Text(f" {line}", style) for text, style in paragraphs if text for line in wrapped(text, width - 2)
+            ]
+        )
+
+
 class TokensPane(Pane):
     """Pane 2."""
 
@@ -46,7 +64,9 @@ class TokensPane(Pane):
     def compose(self) -> ComposeResult:
         self.view = Tokens(id="token-view")
         self.info = Bar(id="token-info")
+        self.trouble = Trouble(id="trouble")
         yield self.title_bar
+        yield self.trouble
         yield self.view
         yield self.info
 
@@ -63,6 +83,11 @@ class TokensPane(Pane):
         self.view.cursor = state.token
         self._show_title(state)
         self.info.show(self._token_line(state))
+        trouble = state.trouble if result is None else None
+        if self.has_class("-trouble") != (trouble is not None):
+            self.set_class(trouble is not None, "-trouble")
+        if trouble is not None:
+            self.trouble.tell(trouble, self.info.style_of("error"), self.info.style_of("dim"))
 
     def _show_title(self, state: State) -> None:
         if state.result is None:

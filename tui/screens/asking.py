@@ -14,14 +14,17 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from engine.protocol import SaescopeError
-from tui.screens.page import wrapped
+from tui.text import wrapped
 from tui.widgets.bar import Bar
-from tui.widgets.field import Field
+from tui.widgets.field import FaithfulField
 from tui.widgets.lines import Lines
 
 
 class AskPage(ModalScreen[None]):
-    """Enter hands the line to `take`; where that refuses it, the reason is said and the line stays to be mended."""
+    """Enter hands the line to `take`; where that refuses it, the reason is said and the line stays to be mended.
+
+    A paste of several lines stays several lines, joined by ⏎ in the field.
+    """
 
     DEFAULT_CSS = """
     AskPage { background: $background; }
@@ -39,7 +42,7 @@ class AskPage(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         self.heading = Bar(id="page-title")
-        self.field = Field(id="ask-field", placeholder=self._placeholder)
+        self.field = FaithfulField(id="ask-field", placeholder=self._placeholder)
         self.body = Lines(id="ask-text")
         self.body.can_focus = False
         yield self.heading
@@ -52,11 +55,16 @@ class AskPage(ModalScreen[None]):
         self.field.display = True
         self.field.value = self._present
         self.field.focus()
-        self._say(self._explanation)
+        self.say(self._explanation)
+        self.opened()
 
-    def _say(self, text: str, name: str = "dim") -> None:
+    def opened(self) -> None:
+        """The page is there; for subclasses, as Textual calls every class's own `on_mount`."""
+
+    def say(self, text: str, name: str = "dim") -> None:
+        """Put a text below the field."""
         style = self.heading.style_of(name)
-        self.body.show(lambda width: [Text(f" {line}", style) for line in wrapped(text, width - 2)])
+        self.body.show(lambda width: [Text(f" {line}", style) for line in wrapped(text, width - 1)])
 
     @on(Input.Submitted, "#ask-field")
     def _submitted(self, event: Input.Submitted) -> None:
@@ -64,6 +72,6 @@ class AskPage(ModalScreen[None]):
         try:
             self._take(event.value)
         except SaescopeError as error:
-            self._say(f"{error.message}\n{error.remedy}", "error")
+            self.say(f"{error.message}\n{error.remedy}", "error")
         else:
             self.dismiss()

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from engine.protocol import Intervention, Provenance, Token
 from tui.panes.card import Part
-from tui.screens.page import PageScreen, wrapped
-from tui.text import cell_len, fit, number, signed, visible, visible_token
+from tui.screens.page import PageScreen
+from tui.text import cell_len, fit, number, signed, visible, visible_token, wrapped
 from tui.widgets.bar import shortened
 from tui.widgets.lines import Build
 

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from engine.protocol import Faithfulness
 from tui.panes.card import Part
-from tui.screens.page import PageScreen, wrapped
-from tui.text import counted, fit, number, percent, signed, visible
+from tui.screens.page import PageScreen
+from tui.text import counted, fit, number, percent, signed, visible, wrapped
 from tui.widgets.lines import Build
 
 _WHAT = (

@@ -182,7 +182,7 @@ class InspectScreen(PageActions):
             self._arrange()
 
     def action_back(self) -> None:
-        """Leave the innermost thing: a field, the zoom, what runs, the pane."""
+        """Leave the innermost thing: a field, the zoom, what runs, the pane, at last a prompt that waits."""
         state = self.saescope.state
         if self.features.filter.has_focus or (self._at == "features" and state.needle):
             self.features.close_filter(clear=True)
@@ -190,7 +190,7 @@ class InspectScreen(PageActions):
             self.steering.close_field()
         elif self.circuit.field.has_focus:
             self.circuit.close_field()
-        elif state.tasks or state.queued:
+        elif state.tasks:
             self.saescope.stop_tasks()
         elif self._at == "circuit" and state.circuit.grid:
             self.saescope.circuits.do("grid", 0)
@@ -198,10 +198,18 @@ class InspectScreen(PageActions):
             self.action_zoom()
         elif self._at == "prompt":
             self.go_to("tokens")
+        elif state.queued and self._at in ("tokens", "features"):
+            self.saescope.drop_queued()
         elif state.notice is not None:
             self.saescope.change(lambda s: reducer.notify(s, None))
         else:
             self.go_to("tokens" if self._at == "features" else "features")
+
+    def action_explain(self) -> None:
+        """The long story of what is said, or of why nothing is open."""
+        if self.saescope.state.notice is None:
+            self.saescope.change(lambda s: reducer.notify(s, s.trouble))
+        super().action_explain()
 
     async def action_in_pane(self, group: Group, verb: str) -> None:
         """Go to a pane and do there what its key would do."""

@@ -15,15 +15,14 @@ from tui.actions import Group
 from tui.recorder import to_session
 from tui.screens.asking import AskPage
 from tui.screens.labels import LabelsPage
+from tui.screens.marked import MarkedPage
+from tui.screens.naming import NamingPage
 from tui.screens.numbers import NumbersPage
 from tui.screens.page import HelpPage, LogPage, TextPage
 from tui.text import counted
 
 if TYPE_CHECKING:
     from tui.app import SaescopeApp
-
-OWN = "you"
-"""Whose label one's own is."""
 
 
 class PageActions(Screen[None]):
@@ -65,30 +64,22 @@ class PageActions(Screen[None]):
     # --- labels -------------------------------------------------------------------------------------------------
 
     def action_labels(self) -> None:
-        if self.saescope.labels.ready:
+        if self.saescope.labels.may("labels are looked for"):
             self.app.push_screen(LabelsPage(self.saescope.labels.seek), self._take_feature)
 
     def action_labels_like(self) -> None:
-        feature = self._selected()
-        if feature is not None and self.saescope.labels.ready:
-            self.app.push_screen(LabelsPage(self.saescope.labels.seek, feature), self._take_feature)
+        labels, feature = self.saescope.labels, self._selected()
+        if feature is None or not labels.may("labels are looked for"):
+            return
+        if labels.is_unlabelled(feature):
+            self.saescope.say(f"{feature} has no label.", "N gives it one; B finds others by their words.", "warning")
+        else:
+            self.app.push_screen(LabelsPage(labels.seek, feature), self._take_feature)
 
     def action_label(self) -> None:
         feature = self._selected()
-        if feature is None or not self.saescope.labels.ready:
-            return
-        card = self.saescope.state.cards.get(feature)
-        own = next((label.text for label in card.labels if label.by == OWN), "") if card else ""
-        self.app.push_screen(
-            AskPage(
-                f"Your label of {feature}",
-                "It is kept on this machine, for every session, beside the labels of others; an empty line takes it "
-                "away. `saescope labels export` prints all of yours.",
-                lambda text: self.saescope.labels.put(feature, text),
-                present=own,
-                placeholder="what the feature is",
-            )
-        )
+        if feature is not None and self.saescope.labels.may("labels are given"):
+            self.app.push_screen(NamingPage(feature, self.saescope.labels))
 
     def _take_feature(self, feature: FeatureRef | None) -> None:
         """A feature was chosen on a page: select it, whether it fires on the prompt or not."""
@@ -109,8 +100,8 @@ class PageActions(Screen[None]):
         self.app.push_screen(
             AskPage(
                 "Mark the features of a quicklist",
-                "Paste the address of a Neuronpedia quicklist, or of one feature's page. Features of the open "
-                "dictionaries are marked; for the others it says which dictionaries they need.",
+                "Paste the address of a Neuronpedia quicklist, or of one feature's page, or several, one a line. "
+                "Features of the open dictionaries are marked; for the others it says which dictionaries they need.",
                 self._import,
                 placeholder="https://neuronpedia.org/quick-list/?name=…",
             )
@@ -121,10 +112,15 @@ class PageActions(Screen[None]):
 
         imported = import_address(address, self.saescope.state.engine.dictionaries)
         if not imported.marks:
-            raise SessionError("No feature of this address is in an open dictionary.", " ".join(imported.notes))
+            raise SessionError("None of these features is in an open dictionary.", "\n".join(imported.notes))
+        before = len(self.saescope.state.marks)
         self.saescope.change(lambda s: reducer.mark_all(s, imported.marks))
-        marked = counted(len(imported.marks), "feature is", "features are")
-        self.saescope.say(f"{marked} marked. {' '.join(imported.notes)}".strip(), "S steers them, x lists them.")
+        now = len(self.saescope.state.marks)
+        marked = counted(now - before, "feature was", "features were")
+        known = len(imported.marks) - (now - before)
+        already = f" {known} of the list {'was' if known == 1 else 'were'} before." if known else ""
+        text = f"{marked} marked, {now} {'is' if now == 1 else 'are'} marked now.{already}"
+        self.saescope.say(" ".join((text, *imported.notes)), "S steers them, x lists them.")
 
     def action_copy_link(self) -> None:
         self.rest()
@@ -138,10 +134,12 @@ class PageActions(Screen[None]):
 
     def action_export(self) -> None:
         state = self.saescope.state
+        if not state.marks:
+            self.saescope.say("No feature is marked in this session.", "Mark features with the space bar.", "warning")
+            return
         try:
             exported = export_quicklist(to_session(state, new_session(state.opening)))
         except SaescopeError as error:
-            self.saescope.say(error.message, error.remedy, "warning")
-            return
-        urls = "\n".join(exported.urls)
-        self.app.push_screen(TextPage("Neuronpedia quicklist", "\n\n".join([*exported.notes, *exported.urls]), urls))
+            self.app.push_screen(MarkedPage(state, (), (f"{error.message} {error.remedy}",)))
+        else:
+            self.app.push_screen(MarkedPage(state, exported.urls, exported.notes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.cells import chop_cells
 from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
@@ -14,7 +13,7 @@ from textual.screen import ModalScreen
 from tui.actions import ACTIONS, GROUPS, Group, shown_keys
 from tui.panes.card import CardPage, Part
 from tui.state import State
-from tui.text import cell_len, visible
+from tui.text import wrapped
 from tui.widgets.bar import Bar
 from tui.widgets.lines import Build
 
@@ -122,6 +121,10 @@ model after the same text; ppl the perplexity of both texts under the plain mode
 evidence beside a random direction of the same norm (n) and at other strengths (w)."""
 
 
+_TIME = 10
+"""Cells for the time before what happened."""
+
+
 class LogPage(PageScreen):
     """The session log, newest last."""
 
@@ -133,27 +136,10 @@ class LogPage(PageScreen):
         def build(width: int) -> list[Text]:
             lines = []
             for entry in self._log:
-                line = Text(f"{entry.at[11:19]}  ", part("dim"))
-                line.append(visible(entry.text), Style())
-                lines.append(line)
+                for number, words in enumerate(wrapped(entry.text, width - _TIME)):
+                    line = Text(f"{entry.at[11:19]}  " if number == 0 else " " * _TIME, part("dim"))
+                    line.append(words, Style())
+                    lines.append(line)
             return lines or [Text("Nothing has happened yet.", part("dim"))]
 
         return build
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces, long words in the middle; control characters visible."""
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in visible(paragraph).split(" "):
-            candidate = f"{line} {word}" if line else word
-            if cell_len(candidate) <= width or width < 1:
-                line = candidate
-                continue
-            if line:
-                lines.append(line)
-            *full, line = chop_cells(word, width) or [""]
-            lines += full
-        lines.append(line)
-    return lines

@@ -12,10 +12,12 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import var
 from textual.strip import Strip
 
+from tui.widgets.bar import shortened
 from tui.widgets.paper import Paper
 
 
@@ -129,11 +131,20 @@ class LineList(Paper):
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
+    @property
+    def room(self) -> int:
+        """The cells of a line: the column of the scrollbar is not among them, whether or not one is shown."""
+        return self.scrollable_content_region.width
+
+    def header_changed(self) -> None:
+        """Redraw the header alone."""
+        self.refresh(Region(0, 0, self.size.width, self.header_lines))
+
     def style_of(self, part: str) -> Style:
         return self.get_component_rich_style(f"list--{part}", partial=True)
 
     def draw_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.room
         base = self.rich_style
         if y < self.header_lines:
             segments, under = self.draw_header(width), base + self.style_of("header")
@@ -142,11 +153,12 @@ class LineList(Paper):
             if row >= self.row_count:
                 note = self.empty if row == 0 else ""
                 dim = base + self.style_of("dim")
-                return Strip([Segment(note, dim)]).adjust_cell_length(width, base)
+                return Strip([Segment(shortened(note, width), dim)]).adjust_cell_length(self.size.width, base)
             segments = self.draw_row(row, width)
             under = base + self.style_of("cursor") if self.is_marked(row) else base
         styled = [Segment(s.text, under + s.style if s.style else under) for s in segments]
-        return Strip(styled).simplify().adjust_cell_length(width, under)
+        strip = Strip(styled).simplify().adjust_cell_length(width, under)
+        return strip.adjust_cell_length(self.size.width, base)
 
     # --- the user -----------------------------------------------------------------------------------------------
 

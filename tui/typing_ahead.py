@@ -1,0 +1,64 @@
+"""What is typed while nothing listens waits for what gets the focus, so that keys over a slow line are not lost."""
+
+from __future__ import annotations
+
+from textual import events
+from textual.app import App, ScreenStackError
+from textual.widgets import Input, TextArea
+
+from tui.actions import moves_focus
+from tui.screens.inspect import InspectScreen
+
+_MOVED_WITHIN = 0.2
+"""Seconds after which a key that was to move the focus has not done so."""
+
+
+class TypingAhead(App[None]):
+    """A part of the app."""
+
+    inspect: InspectScreen
+    _moving = False
+    """A key was pressed that moves the focus, and it has not moved yet."""
+    _held: list[events.Event]
+    """Keys that came while nothing had the focus."""
+
+    async def on_event(self, event: events.Event) -> None:
+        """As Textual does, but what is typed while nothing has the focus waits for what gets it.
+
+        At the start, and when a change of size moves the focus, text would be taken for commands otherwise. So would
+        what follows a key that opens a field or goes to a pane, where both arrive in one piece.
+        """
+        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and self._nothing_listens:
+            self._held.append(event)
+            return
+        if typed and isinstance(event, events.Key) and self._focus_will_move(event):
+            self._moving = True
+            self.set_timer(_MOVED_WITHIN, self.take_keys)
+        await super().on_event(event)
+
+    def _focus_will_move(self, event: events.Key) -> bool:
+        """Whether a key outside a text field opens one, or goes to a pane that has not got the focus."""
+        if self.screen is not self.inspect or isinstance(self.focused, TextArea | Input):
+            return False
+        return any(moves_focus(key, self.inspect.at) for key in (event.key, event.character) if key)
+
+    @property
+    def _nothing_listens(self) -> bool:
+        try:
+            waits = self.focused is None or self._moving or bool(self._held)
+            return self.screen is self.inspect and waits
+        except ScreenStackError:  # before the first screen
+            return True
+
+    def take_keys(self) -> None:
+        """Something has the focus: what was typed so far goes there, in order."""
+        self._moving = False
+        held, self._held = self._held, []
+        for event in held:
+            self.post_message(event)
+
+    def send_held(self) -> None:
+        """Nothing took the focus although keys wait for it: the pane that had it last does."""
+        if self._held:
+            self.inspect.panes[self.inspect.at].home.focus()
