@@ -19,7 +19,6 @@ from engine.commands.common import (
     read_prompt,
     report_progress,
     say,
-    say_notes,
 )
 from engine.commands.groups import Grouped
 from engine.commands.opening import Device, model_names, opens_model
@@ -158,7 +157,6 @@ def features(
         opening, read_prompt(prompt), top=top, rank=rank, per_token=per_token, sites=site or [],
         keep_first=keep_first, chat=chat, report=report_progress,
     )  # fmt: skip
-    say_notes(result.provenance)
     print_result(headless.features_json(result, per_token), reports.features_text(result, per_token), json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.protocol import FeatureCard, FeaturesResult
+from engine.protocol import FeatureCard, FeaturesResult, Provenance
 from engine.sets import FieldSet, SetInfo
 from engine.text import visible, visible_token
 
@@ -24,7 +24,20 @@ def features_text(result: FeaturesResult, per_token: bool) -> str:
             best = "  ".join(f"{visible(result.sites[f.site].source)}:{f.index} {f.activation:.3g}" for f in row[:3])
             sink = " (sink)" if token.sink else ""
             lines.append(f"{position:>4} {visible_token(token.text):<16} {best}{sink}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes_text(result.provenance)])
+
+
+def notes_text(provenance: Provenance) -> list[str]:
+    """What sets the numbers apart from those of others, each once, with the dictionaries it is said of."""
+    said: dict[str, list[str]] = {}
+    for source, notes in provenance.notes.items():
+        for note in notes:
+            said.setdefault(note.partition(" (")[0], []).append(source)
+    lines = []
+    for note, sources in said.items():
+        more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+        lines.append(f"* {', '.join(map(visible, sources[:3]))}{more}: {visible(note)}")
+    return ["", *lines] if lines else []
 
 
 def card_text(card: FeatureCard) -> str:

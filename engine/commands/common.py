@@ -7,15 +7,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
 from engine.errors import BadRequest, Cancelled, SaescopeError
 from engine.text import visible
-
-if TYPE_CHECKING:
-    from engine.protocol import Provenance
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,14 +75,3 @@ def report_progress(text: str, done: int, total: int) -> None:
         share = f" {100 * done // total:3d} %" if total else ""
         bar = f" [{'━' * (20 * done // total):<20}]" if total else ""
         typer.echo(f"\r\x1b[2K{visible(text)}{bar}{share}" if text else "\r\x1b[2K", nl=False, err=True)
-
-
-def say_notes(provenance: Provenance) -> None:
-    """What sets a result's numbers apart from those of others, each once, with the dictionaries it is said of."""
-    said: dict[str, list[str]] = {}
-    for source, notes in provenance.notes.items():
-        for note in notes:
-            said.setdefault(note.partition(" (")[0], []).append(source)
-    for note, sources in said.items():
-        more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-        say(f"{', '.join(sources[:3])}{more}: {note}")

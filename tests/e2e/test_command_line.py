@@ -149,7 +149,9 @@ def test_on_a_terminal_nothing_in_a_prompt_acts(home: Home, opened: list[str], s
     assert columns.split() == ["source", "index", "activation", "at"]
     first = strongest["features"][0]
     assert best.split()[:2] == [first["source"], str(first["index"])]
-    table = printed.splitlines()[-len(strongest["tokens"]) :]
+    shown, _, notes = printed.partition("\n\n* ")
+    assert notes.rstrip().endswith("decoder rows are not unit norm")
+    table = shown.splitlines()[-len(strongest["tokens"]) :]
     assert [line[5:21].rstrip() for line in table] == [visible_token(token["text"]) for token in strongest["tokens"]]
 
 

@@ -40,8 +40,9 @@ def test_a_prompt_and_enter_in_one_piece(tmp_path: Path, sent: str, moment: str)
         ("3/9-res\r", "9-res"),
         ("s=-2x\r", "−2.00"),
         ("1" + "more", "ofmore"),
+        ("3g j j ", "3 ● 60 of"),
     ],
-    ids=["a feature", "the filter", "a strength", "the prompt"],
+    ids=["a feature", "the filter", "a strength", "the prompt", "marks of rows walked over"],
 )
 def test_a_field_and_what_goes_into_it_in_one_piece(tmp_path: Path, sent: str, shown: str) -> None:
     terminal = Terminal([sys.executable, "-m", "tests.e2e.inspector"], (120, 40), {"SAESCOPE_STATE": str(tmp_path)})

@@ -324,6 +324,8 @@ class InspectScreen(PageActions):
             self._settling.stop()
             self._settling = None
             self._unsettled()
+        elif self.features.list.has_focus and self.features.list.shows_cursor:
+            self._select_row()  # its own word that it moved may still be on the way
 
     def _select_row(self) -> None:
         listed = self.features.list
