@@ -42,7 +42,6 @@ from tui.messages import EngineSpoke, PromptSubmitted
 from tui.recorder import Recorder
 from tui.restore import from_session
 from tui.screens.inspect import InspectScreen
-from tui.screens.labels import LabelsPage
 from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
 from tui.styles import STYLE_SHEETS
@@ -168,8 +167,8 @@ class SaescopeApp(TypingAhead, Clipboard):
             return
         if self.is_running and self.inspect.is_mounted:  # a timer may still fire while the screen is taken down
             self.inspect.show(self.state, old)
-            if isinstance(self.screen, LabelsPage):
-                self.screen.follow(self.state, old)
+            if (follow := getattr(self.screen, "follow", None)) is not None:  # a page that shows what changes
+                follow(self.state, old)
         for request in self._wants.missing(self.state):
             self.send(request)
         if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):

@@ -168,9 +168,10 @@ def _lost(state: State, event: EngineLost, at: str) -> State:
         deaths=state.engine.deaths + 1,
     )
     notice = Notice(
-        f"The engine died ({event.reason}).",
+        "The engine died and is being started again.",
         "error",
-        "It is being started again; nothing of the session is lost.",
+        "Nothing is lost.",
+        f"It ended because: {event.reason}. The session, and what is on the screen, are kept.",
     )
     state = steering_reducer.kept(circuit_reducer.forgotten(state), at, 0.0)
     state = steering_reducer.given_up(state)

@@ -211,7 +211,7 @@ def test_a_lost_engine_takes_its_requests_and_nothing_else() -> None:
     assert state.tasks == ()
     assert state.notice is not None
     assert state.notice.level == "error"
-    assert "killed" in state.notice.text
+    assert "killed" in state.notice.detail
     assert "killed" in state.log[-1].text
     for part in ("runs", "shown", "feature", "token", "marks", "cards", "rows"):
         assert getattr(state, part) == getattr(before, part)

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING
 from textual.screen import Screen
 
 from engine.protocol import FeatureRef, SaescopeError, SessionError
-from sessions.export import export_quicklist
 from sessions.quicklist import feature_url
 from sessions.store import new_session
 from tui import reducer
 from tui.actions import Group
 from tui.recorder import to_session
-from tui.screens.asking import AskPage
-from tui.screens.labels import LabelsPage
-from tui.screens.marked import MarkedPage
-from tui.screens.naming import NamingPage
-from tui.screens.numbers import NumbersPage
 from tui.screens.page import HelpPage, LogPage, TextPage
 from tui.text import counted
 
@@ -26,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PageActions(Screen[None]):
-    """A part of the one screen."""
+    """A part of the one screen. Pages are imported when the first of their kind opens: the first frame has none."""
 
     @property
     def saescope(self) -> SaescopeApp:
@@ -59,15 +53,21 @@ class PageActions(Screen[None]):
         self.app.push_screen(TextPage("What happened", text, text))
 
     def action_numbers(self) -> None:
+        from tui.screens.numbers import NumbersPage
+
         self.app.push_screen(NumbersPage(self.saescope.state))
 
     # --- labels -------------------------------------------------------------------------------------------------
 
     def action_labels(self) -> None:
+        from tui.screens.labels import LabelsPage
+
         if self.saescope.labels.may("labels are looked for"):
             self.app.push_screen(LabelsPage(self.saescope.labels.seek), self._take_feature)
 
     def action_labels_like(self) -> None:
+        from tui.screens.labels import LabelsPage
+
         labels, feature = self.saescope.labels, self._selected()
         if feature is None or not labels.may("labels are looked for"):
             return
@@ -77,6 +77,8 @@ class PageActions(Screen[None]):
             self.app.push_screen(LabelsPage(labels.seek, feature), self._take_feature)
 
     def action_label(self) -> None:
+        from tui.screens.naming import NamingPage
+
         feature = self._selected()
         if feature is not None and self.saescope.labels.may("labels are given"):
             self.app.push_screen(NamingPage(feature, self.saescope.labels))
@@ -97,6 +99,8 @@ class PageActions(Screen[None]):
     # --- addresses ----------------------------------------------------------------------------------------------
 
     def action_import_marks(self) -> None:
+        from tui.screens.asking import AskPage
+
         self.app.push_screen(
             AskPage(
                 "Mark the features of a quicklist",
@@ -133,6 +137,9 @@ class PageActions(Screen[None]):
         self.saescope.say(f"{self.saescope.send_to_clipboard(text)} {text}")
 
     def action_export(self) -> None:
+        from sessions.export import export_quicklist
+        from tui.screens.marked import MarkedPage
+
         state = self.saescope.state
         if not state.marks:
             self.saescope.say("No feature is marked in this session.", "Mark features with the space bar.", "warning")
