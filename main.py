@@ -53,6 +53,10 @@ app.add_typer(labels.app, name="labels")
 getting.get_app.command("labels")(labels.get_labels)
 
 
+_INTERRUPTED = 130
+"""Typer's own exit code for Ctrl-C."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -324,7 +328,13 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our glyphs is no reason to stop
     quiet_libraries()
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
+        say("stopped.")  # outside of any command: while its arguments are read, or its modules
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A fake engine that speaks the real protocol: instant, deterministic, with faults on demand. For tests and demos.
 
-`python -m engine.fake` serves it as a process. Tokens are words; a feature fires where a word's checksum says so.
+`python -m engine.fake [GATE]` serves it as a process, which opens once the file GATE exists. Tokens are words; a
+feature fires where a word's checksum says so.
 The prompt steers it: `/slow N` works N seconds, `/fail` reports an error, `/die` ends the process.
 """
 
@@ -12,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -74,8 +76,8 @@ _WORDS = re.compile(r"\s*\S+|\s+")
 class FakeEngine:
     """Answers like `engine.core.Engine`, from arithmetic."""
 
-    def __init__(self, load_seconds: float = 0.0) -> None:
-        self._load_seconds = load_seconds
+    def __init__(self, gate: Path | None = None) -> None:
+        self._gate = gate
         self._open = False
         self._words: list[str] = []
         self._circuit: Circuit | None = None
@@ -126,9 +128,10 @@ class FakeEngine:
         job.emit(Done(id=job.id, seconds=0.01, memory=_MEMORY))
 
     def _opened(self, job: Job) -> None:
-        for step in range(int(self._load_seconds * 10)):
-            job.progress("loading the fake model", step, int(self._load_seconds * 10))
+        job.progress("loading the fake model", 0, 100)
+        while self._gate is not None and not self._gate.exists():
             time.sleep(0.1)
+            job.progress("loading the fake model", 50, 100)
         self._open = True
         job.emit(Opened(id=job.id, model=_MODEL, dictionaries=_DICTIONARIES, memory=_MEMORY, seconds=0.01))
 
@@ -148,7 +151,7 @@ class FakeEngine:
             job.emit(NextTokensFound(id=job.id, next_tokens=following))
 
     def _impact(self, request: MeasureImpact, job: Job) -> None:
-        _obey(request.prompt, job, seconds_each=0.05)
+        _obey(request.prompt, job, seconds_each=0.1)
         self._steering.impact(request, job, _words(request.prompt), [(d.source, d.hook) for d in _DICTIONARIES])
 
     def _ablations(self, request: RankAblations, job: Job) -> None:
@@ -290,8 +293,8 @@ def main() -> None:
     from engine.server import Server, protect_stdout
 
     outgoing = protect_stdout()
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
-    Server(FakeEngine(seconds), sys.stdin.buffer, outgoing).serve()
+    gate = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    Server(FakeEngine(gate), sys.stdin.buffer, outgoing).serve()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The real inspector over the fake engine, for the pty tests.
 
-`python -m tests.e2e.inspector [LOAD_SECONDS] [SESSION]`
+`python -m tests.e2e.inspector [SESSION]`
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ def main() -> None:
     from tui.app import SaescopeApp
     from tui.recorder import Recorder
 
-    seconds, *rest = [*sys.argv[1:], "0"][:2] if len(sys.argv) < 3 else sys.argv[1:3]
-    path = Path(rest[0]) if rest and rest[0] != "0" else None
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     session = read_session(path) if path and path.exists() else None
     base = session or new_session(Open(id=0))
-    app = SaescopeApp(
-        Open(id=0), spawn("engine.fake", [seconds]), Recorder(path or path_of(base), base), session=session
-    )
+    app = SaescopeApp(Open(id=0), spawn("engine.fake"), Recorder(path or path_of(base), base), session=session)
     app.run()
 
 

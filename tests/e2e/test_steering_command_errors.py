@@ -156,7 +156,7 @@ def test_a_change_that_comes_too_late_is_said(opened: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        ((*STEER, "6", "--runs", "100000", "--tokens", "20"), "run 3 of 100000"),
+        ((*STEER, "6", "--runs", "100000", "--tokens", "20"), "of 100000"),
         ((*SWEEP, "-9:9:500", "--tokens", "100", "--controls", "50"), "%"),
     ],
 )

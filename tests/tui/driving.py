@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,15 +21,19 @@ from tui.state import State
 SIZES = [(80, 24), (120, 40), (200, 50)]
 PROMPT = "The Eiffel Tower is in the city of"
 
+_STEPS = 10
+"""From the driver to the widget with the focus, from there up to the screen, and once more for what that says."""
+
 Condition = Callable[[State], object]
 
 
 class Driver:
     """An app under test."""
 
-    def __init__(self, app: SaescopeApp, pilot: Pilot[None]) -> None:
+    def __init__(self, app: SaescopeApp, pilot: Pilot[None], gate: Path | None = None) -> None:
         self.app = app
         self.pilot = pilot
+        self.gate = gate
 
     @property
     def state(self) -> State:
@@ -42,14 +47,32 @@ class Driver:
         await self.pilot.pause()
         return self.app.state
 
+    async def settle(self) -> None:
+        """Wait until what was pressed has been done, through all widgets it bubbles to, and the screen shows it.
+
+        A pilot's own pause ends when the process uses no time, which on a busy machine says nothing. A text that
+        streams keeps the queues full: hence no more rounds than a message has steps.
+        """
+        quiet = rounds = 0
+        while quiet < 2 and (rounds := rounds + 1) < _STEPS:
+            await self.pilot._wait_for_screen()
+            pumps = (self.app, *self.app.screen.walk_children(with_self=True))
+            quiet = 0 if any(pump.message_queue_size for pump in pumps) else quiet + 1
+        await self.pilot.pause()
+
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
-        await self.pilot.pause()
+        await self.settle()
+
+    def open_now(self) -> None:
+        """Let an engine that was held finish opening."""
+        assert self.gate is not None
+        self.gate.touch()
 
     async def type(self, text: str) -> None:
         """Put text into the prompt field as a paste would."""
         self.app.screen.query_one("#prompt-area").insert(text)  # type: ignore[attr-defined]
-        await self.pilot.pause()
+        await self.settle()
 
     async def run(self, prompt: str = PROMPT) -> State:
         """Type a prompt, run it, and wait for everything the screen then asks for."""
@@ -73,22 +96,22 @@ class Driver:
 async def driving(
     size: tuple[int, int] = (120, 40),
     *,
-    load_seconds: float = 0.0,
     session: Session | None = None,
     path: Path | None = None,
-    ready: bool = True,
+    held: bool = False,
 ) -> AsyncIterator[Driver]:
-    """A running app with the fake engine."""
+    """A running app with the fake engine, which is open, or is held until `open_now`."""
     base = session or new_session(Open(id=0))
+    gate = Path(tempfile.mkdtemp()) / "open"
     app = SaescopeApp(
         Open(id=0),
-        spawn("engine.fake", [str(load_seconds)]),
+        spawn("engine.fake", [str(gate)] if held else []),
         Recorder(path or path_of(base), base),
         session=session,
     )
     async with app.run_test(size=size, notifications=True) as pilot:
-        driver = Driver(app, pilot)
-        if ready:
+        driver = Driver(app, pilot, gate)
+        if not held:
             await driver.until(lambda s: s.engine.phase == "ready")
         try:
             yield driver

@@ -44,12 +44,13 @@ async def test_one_can_type_at_once(size: tuple[int, int]) -> None:
 
 
 async def test_typing_works_before_the_engine_is_ready() -> None:
-    async with driving(load_seconds=2, ready=False) as user:
+    async with driving(held=True) as user:
         await user.type(PROMPT)
         await user.press("enter")
         await user.until(lambda s: s.queued)
         assert user.state.engine.phase != "ready"
         assert "the prompt runs when it is ready" in user.text
+        user.open_now()
         state = await user.until(lambda s: s.result is not None)
         assert state.result is not None
         assert state.result.prompt == PROMPT
@@ -57,7 +58,7 @@ async def test_typing_works_before_the_engine_is_ready() -> None:
 
 async def test_keys_typed_while_the_engine_reports_are_not_lost() -> None:
     """Progress events redraw the screen many times a second; the field keeps what was typed between them."""
-    async with driving(load_seconds=1, ready=False) as user:
+    async with driving(held=True) as user:
         for character in PROMPT:
             user.app.screen.query_one("#prompt-area").insert(character)  # type: ignore[attr-defined]
             user.app.change(lambda s: __import__("msgspec").structs.replace(s, saved="x"))

@@ -49,7 +49,7 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_escape_leaves_the_field_and_the_prompt_still_runs(size: tuple[int, int]) -> None:
-    async with driving(size, load_seconds=1.5, ready=False) as user:
+    async with driving(size, held=True) as user:
         await user.type(PROMPT)
         await user.press("enter")
         await user.press("1", "escape")
@@ -59,13 +59,14 @@ async def test_escape_leaves_the_field_and_the_prompt_still_runs(size: tuple[int
         assert "No model is open yet" in user.text
         await user.press("escape")
         assert user.state.queued == PROMPT
+        user.open_now()
         state = await user.until(lambda s: s.result is not None)
         assert state.result is not None
         assert state.result.prompt == PROMPT
 
 
 async def test_a_prompt_that_waits_is_dropped_by_two_escapes_and_not_by_one() -> None:
-    async with driving((80, 24), load_seconds=2, ready=False) as user:
+    async with driving((80, 24), held=True) as user:
         await user.type(PROMPT)
         await user.press("enter", "escape")
         assert user.state.queued == PROMPT
@@ -74,16 +75,18 @@ async def test_a_prompt_that_waits_is_dropped_by_two_escapes_and_not_by_one() ->
         await user.press("escape")
         assert user.state.queued == ""
         assert "The prompt was dropped; its text is still in pane 1." in user.text
+        user.open_now()
         state = await user.until(lambda s: s.engine.phase == "ready")
         await user.pilot.pause(0.2)
         assert (state.draft, user.state.runs, user.state.tasks) == (PROMPT, (), ())
 
 
 async def test_what_was_entered_runs_and_not_what_is_typed_meanwhile() -> None:
-    async with driving(load_seconds=1, ready=False) as user:
+    async with driving(held=True) as user:
         await user.type(PROMPT)
         await user.press("enter", "1")
         await user.type(" and mo")
+        user.open_now()
         state = await user.until(lambda s: s.result is not None)
         assert state.result is not None
         assert state.result.prompt == PROMPT
@@ -91,9 +94,10 @@ async def test_what_was_entered_runs_and_not_what_is_typed_meanwhile() -> None:
 
 
 async def test_not_ready_yet_is_said_no_longer_than_it_is_so() -> None:
-    async with driving(load_seconds=1, ready=False) as user:
+    async with driving(held=True) as user:
         await user.press("escape", "B")
         assert "not ready yet" in user.text
+        user.open_now()
         await user.until(lambda s: s.engine.phase == "ready")
         assert "not ready yet" not in user.text
 
@@ -109,6 +113,14 @@ async def test_a_session_that_is_resumed_has_its_prompt_counted() -> None:
         await user.press("escape", "U")
         await user.until(lambda s: s.draft == PROMPT and s.draft_tokens == 8)
         assert "8 tok" in user.text
+
+
+async def test_enter_without_a_prompt_says_what_is_missing() -> None:
+    async with driving() as user:
+        await user.press("enter", "space", "enter")
+        assert "The prompt is empty." in user.text
+        assert user.app.inspect.at == "prompt"
+        assert user.state.runs == ()
 
 
 # --- nothing opens ------------------------------------------------------------------------------------------------

@@ -95,9 +95,7 @@ async def test_rows_are_added_moved_over_turned_off_and_deleted() -> None:
         await steering(user)
         first = user.state.steering.rows[0].intervention.feature
         for _ in range(2):
-            await user.press("3", "j")
-            await user.pilot.pause(0.1)
-            await user.press("space")
+            await user.press("3", "j", "space")
         marks = user.state.marks
         await user.press("s")
         assert [r.intervention.feature for r in user.state.steering.rows] == [first, marks[1]]

@@ -51,7 +51,7 @@ def test_requests_round_trip(request_: Request) -> None:
 def test_events_round_trip() -> None:
     """Every event a real conversation brings."""
     seen: list[Event] = []
-    engine = FakeEngine(load_seconds=0.1)
+    engine = FakeEngine()
     for request in REQUESTS:
         if not isinstance(request, Count | Cancel):
             engine.handle(request, Job(request.id, seen.append))  # type: ignore[arg-type]

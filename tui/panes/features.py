@@ -12,6 +12,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.widgets import Input
 
+from engine.protocol import FeatureRef
 from sessions.quicklist import feature_url
 from tui.actions import bindings
 from tui.panes.pane import Pane
@@ -42,6 +43,10 @@ class FeatureList(LineList):
     @property
     def row_count(self) -> int:
         return len(self.rows)
+
+    def ref_at(self, row: int) -> FeatureRef | None:
+        """The feature of a row; None where there is no such row."""
+        return self.rows[row].ref if row < len(self.rows) else None
 
     def _columns(self, width: int) -> tuple[int, int, int]:
         """Widths of site, token and peaks; the numbers keep theirs."""

@@ -146,7 +146,9 @@ class InspectScreen(PageActions):
             self.add_class(*wanted - present)
 
     def go_to(self, group: Group) -> None:
-        """Show a pane and give it the focus."""
+        """Show a pane and give it the focus; what is under a cursor that moved is selected before."""
+        if self._settling is not None:
+            self.rest()
         self._place(group)
         self.panes[group].home.focus()
 
@@ -295,6 +297,8 @@ class InspectScreen(PageActions):
         if event.text.strip():
             self.post_message(PromptSubmitted(event.text))
             self.go_to("tokens")
+        else:
+            self.saescope.say("The prompt is empty.", "Type some text, or ↑ for an earlier prompt.", "warning")
 
     @on(PromptArea.HistoryWanted)
     def _history(self, event: PromptArea.HistoryWanted) -> None:
@@ -310,7 +314,8 @@ class InspectScreen(PageActions):
 
     @on(LineList.Moved, "#feature-list")
     def _feature_moved(self, event: LineList.Moved) -> None:
-        self._settle(self._select_row)
+        if self.features.list.ref_at(event.row) != self.saescope.state.feature:
+            self._settle(self._select_row)
 
     def _settle(self, select: Callable[[], None]) -> None:
         """Select what is under a cursor once it rests."""
@@ -328,9 +333,8 @@ class InspectScreen(PageActions):
             self._select_row()  # its own word that it moved may still be on the way
 
     def _select_row(self) -> None:
-        listed = self.features.list
-        if listed.cursor < listed.row_count:
-            ref = listed.rows[listed.cursor].ref
+        ref = self.features.list.ref_at(self.features.list.cursor)
+        if ref is not None:
             self.saescope.change(lambda s: reducer.select_feature(s, ref))
 
     @on(LineList.Chosen, "#feature-list")
