@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.protocol import FeatureRef
@@ -40,6 +41,26 @@ async def test_what_is_selected_but_not_listed_has_no_cursor() -> None:
         await user.until(lambda s: s.feature not in {row.ref for row in s.rows})
         await user.pilot.pause()
         assert not any(map(listed.is_marked, range(listed.row_count)))
+
+
+async def test_rows_that_change_do_not_take_back_a_cursor_that_moved() -> None:
+    """Hints come for the rows just when the user has moved on and nothing has told the app yet."""
+    async with driving() as user:
+        state = await user.run()
+        await user.press("3")
+        listed = user.app.inspect.features.list
+        listed.move(1)
+        hints = {str(row.ref): "hint" for row in state.rows}
+        user.app.change(lambda s: msgspec.structs.replace(s, hints={**s.hints, **hints}))
+        assert listed.cursor == 1
+        user.app.inspect.action_mark()
+        assert user.state.marks == (state.rows[1].ref,)
+        assert user.state.feature == state.rows[1].ref
+        listed.move(1)
+        user.app.change(lambda s: reducer.select_feature(s, state.rows[5].ref))
+        assert listed.cursor == 5
+        user.app.inspect.action_mark()
+        assert user.state.marks == (state.rows[1].ref, state.rows[5].ref)
 
 
 async def test_a_card_that_came_while_hidden_is_there_when_one_looks() -> None:

@@ -39,6 +39,12 @@ class FeatureList(LineList):
         self.places: tuple[str, ...] = ()
         """What the column `at` says for each token."""
         self.stale = False
+        self.ahead: FeatureRef | None = None
+        """Where the user put the cursor, until it is selected: rows that change meanwhile do not take it back."""
+
+    def _go(self, row: int) -> None:
+        super()._go(row)
+        self.ahead = self.ref_at(self.cursor)
 
     @property
     def row_count(self) -> int:
@@ -142,7 +148,10 @@ class FeaturesPane(Pane):
         if said or rows is not self.list.rows or marked != self.list.marked or stale != self.list.stale or old is None:
             self._show_rows(state, rows, marked, texts, stale)
         if old is None or state.feature != old.feature or rows is not before:
-            place = next((n for n, row in enumerate(rows) if row.ref == state.feature), None)
+            at = {row.ref: place for place, row in enumerate(rows)}
+            if old is None or state.feature != old.feature or self.list.ahead not in at:
+                self.list.ahead = None
+            place = at.get(self.list.ahead or state.feature)  # type: ignore[arg-type]
             self.list.show_cursor(place, reveal=self.list.has_focus or rows != before)
         if old is None or (old.needle and not state.needle):  # otherwise the field is ahead of the state
             self.filter.value = state.needle

@@ -329,11 +329,12 @@ class InspectScreen(PageActions):
             self._settling.stop()
             self._settling = None
             self._unsettled()
-        elif self.features.list.has_focus and self.features.list.shows_cursor:
+        elif self.features.list.ahead is not None:
             self._select_row()  # its own word that it moved may still be on the way
 
     def _select_row(self) -> None:
-        ref = self.features.list.ref_at(self.features.list.cursor)
+        listed = self.features.list
+        ref = listed.ref_at(listed.cursor)
         if ref is not None:
             self.saescope.change(lambda s: reducer.select_feature(s, ref))
 

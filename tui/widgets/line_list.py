@@ -119,11 +119,6 @@ class LineList(Paper):
             self.cursor = row
             self._stays = False
 
-    @property
-    def shows_cursor(self) -> bool:
-        """Whether what is selected is in the list."""
-        return not self._cursor_hidden
-
     def reveal(self) -> None:
         """Scroll so that the cursor is on screen, below the header."""
         top, height = self.scroll_offset.y, self.size.height - self.header_lines
