@@ -12,6 +12,7 @@ import msgspec
 from engine import default_model, paths, resolving, sets
 from engine.documents import to_json
 from engine.errors import BadRequest, SaescopeError
+from engine.interrupts import interrupts_kept, interrupts_later
 from engine.job import Job
 from engine.protocol import (
     AnyRequest,
@@ -37,7 +38,8 @@ class Headless:
     """An engine in this process; progress goes to `report`, everything else is returned."""
 
     def __init__(self, report: Report) -> None:
-        from engine.core import Engine
+        with interrupts_later():
+            from engine.core import Engine
 
         self.engine = Engine()
         self._report = report
@@ -53,7 +55,8 @@ class Headless:
                 events.append(event)
 
         try:
-            self.engine.handle(request, Job(request.id, emit))
+            with interrupts_kept():
+                self.engine.handle(request, Job(request.id, emit))
         finally:
             self._report("", 0, 0)
         return events

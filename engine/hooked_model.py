@@ -20,6 +20,7 @@ from engine.architectures import Side
 from engine.errors import DictionaryMismatch, DictionaryMissing, ModelMissing
 from engine.formats import tensors
 from engine.hub.local import roots
+from engine.interrupts import interrupts_later
 from engine.job import Job
 from engine.model import LanguageModel, Visitor
 from engine.names.models import HOOKED_WEIGHTS
@@ -143,7 +144,8 @@ def open_hooked(
             job.progress("importing transformer_lens")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            from transformer_lens import HookedTransformer, HookedTransformerConfig
+            with interrupts_later():
+                from transformer_lens import HookedTransformer, HookedTransformerConfig
 
             if job is not None:
                 job.progress(f"loading {name}")

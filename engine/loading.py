@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from engine.errors import BadRequest, ModelMissing, OutOfMemory
 from engine.hooked_model import is_hooked, open_hooked
+from engine.interrupts import interrupts_later
 from engine.job import Job
 from engine.jsonfile import read_object
 from engine.model import LanguageModel
@@ -105,12 +106,14 @@ def open_model(
     tokenizer = TextTokenizer(folder)
     if job is not None:
         job.progress("importing transformers")
-    import transformers
+    with interrupts_later():
+        import transformers
 
     transformers.utils.logging.disable_progress_bar()
     architecture = config["architectures"][0]
     try:
-        model_class = getattr(transformers, architecture)
+        with interrupts_later():  # this imports it
+            model_class = getattr(transformers, architecture)
     except AttributeError:
         raise ModelMissing(
             f"transformers {transformers.__version__} does not know {architecture}.", "Upgrade transformers."

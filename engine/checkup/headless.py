@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.checkup.results import CheckUp
+from engine.interrupts import interrupts_kept, interrupts_later
 from engine.job import Job
 from engine.protocol import Event, Open, Progress
 from engine.quiet import quiet_libraries
@@ -23,7 +24,8 @@ def check_dictionaries(
     Errors as `checkup.examine`.
     """
     quiet_libraries()
-    from engine.checkup.examine import Stored, examine
+    with interrupts_later():
+        from engine.checkup.examine import Stored, examine
     from engine.checkup.neuronpedia import Neuronpedia
     from engine.checkup.stored_file import StoredFile
 
@@ -35,6 +37,7 @@ def check_dictionaries(
     if activations is not None:
         stored = Neuronpedia() if activations == NEURONPEDIA else StoredFile(Path(activations).expanduser())
     try:
-        return examine(opening, text, stored, Job(opening.id, emit))
+        with interrupts_kept():
+            return examine(opening, text, stored, Job(opening.id, emit))
     finally:
         report("", 0, 0)
