@@ -14,14 +14,16 @@ from engine.commands.common import (
     AsJson,
     Chat,
     check_writable,
+    group,
     one_line_errors,
     print_result,
     read_prompt,
     report_progress,
     say,
 )
+from engine.commands.completing import complete_model
 from engine.commands.groups import Grouped
-from engine.commands.opening import Device, model_names, opens_model
+from engine.commands.opening import Device, opens_model
 from engine.documents import to_json
 from engine.errors import BadRequest
 from engine.quiet import quiet_libraries
@@ -31,13 +33,9 @@ from sessions import commands as exchange
 if TYPE_CHECKING:
     from engine.protocol import Intervention, Open
 
-app = typer.Typer(
-    help="A terminal inspector for the sparse-autoencoder features of language models.",
+app = group(
+    "A terminal inspector for the sparse-autoencoder features of language models.",
     epilog="Without a command, saescope opens the inspector on the default set.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=False,
 )
 app.command("circuit")(circuits.circuit)
 app.command("faithfulness")(circuits.faithfulness)
@@ -99,7 +97,7 @@ def inspect_default(
 def open_inspector(
     name: Annotated[
         str | None,
-        typer.Argument(help="A set (`saescope sets`), or a model as with --model.", autocompletion=model_names),
+        typer.Argument(help="A set (`saescope sets`), or a model as with --model.", autocompletion=complete_model),
     ] = None,
     *,
     opening: Open,

@@ -2,7 +2,8 @@
 
 `python -m engine.fake [GATE]` serves it as a process, which opens once the file GATE exists. Tokens are words; a
 feature fires where a word's checksum says so.
-The prompt steers it: `/slow N` works N seconds, `/fail` reports an error, `/die` ends the process.
+The prompt steers it: `/slow N` works N seconds, `/fail` reports an error, `/die` ends the process. A label
+`/fail` is refused.
 """
 
 from __future__ import annotations

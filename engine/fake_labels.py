@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.errors import BadRequest
 from engine.protocol import FeatureRef, Label, LabelHit, LabelSearch, SearchLabels, SetLabel
 
 _THINGS = ("landmarks", "capital cities", "towns", "names of priests", "closing brackets")
@@ -25,6 +26,8 @@ class FakeLabels:
         return {str(f): labels[0].text for f in features if (labels := self.of(f))}
 
     def put(self, request: SetLabel) -> tuple[Label, ...]:
+        if request.text == "/fail":
+            raise BadRequest("This label asks the fake engine to fail.", "Give another.")
         self._own.pop(request.feature, None)
         if request.text:
             self._own[request.feature] = request.text

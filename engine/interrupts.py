@@ -35,8 +35,8 @@ def _watching(*, at_once: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        if came:  # whatever else went wrong, as where half an import was left
+            raise KeyboardInterrupt
 
 
 def interrupts_kept() -> AbstractContextManager[None]:

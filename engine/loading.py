@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from engine.errors import BadRequest, ModelMissing, OutOfMemory
+from engine.errors import BadRequest, ModelMissing
 from engine.hooked_model import is_hooked, open_hooked
 from engine.interrupts import interrupts_later
 from engine.job import Job
 from engine.jsonfile import read_object
+from engine.memory.use import telling_out_of_memory
 from engine.model import LanguageModel
 from engine.quiet import quiet_libraries
 from engine.tokenizer import TextTokenizer
@@ -121,12 +122,9 @@ def open_model(
     if job is not None:
         job.progress(f"loading {name or folder.name}")
     try:
-        hf = model_class.from_pretrained(folder, dtype=precision, local_files_only=True, use_safetensors=True)
-        hf = hf.eval().requires_grad_(False).to(place)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"{folder.name} does not fit on {place}.", "Use --dtype bfloat16 or --device cpu.", str(error)
-        ) from None
+        with telling_out_of_memory(f"{folder.name} does not fit on {place}.", "Use --dtype bfloat16 or --device cpu."):
+            hf = model_class.from_pretrained(folder, dtype=precision, local_files_only=True, use_safetensors=True)
+            hf = hf.eval().requires_grad_(False).to(place)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ModelMissing(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engine import norms
 from engine.architectures import FAMILIES, Side, locate
 from engine.errors import BadRequest, DictionaryMismatch
+from engine.interrupts import interrupts_later
 from engine.job import Job
 from engine.sites import Site
 from engine.tokenizer import TextTokenizer
@@ -75,8 +76,9 @@ class LanguageModel:
     @cached_property
     def _bridge(self) -> Any:
         """The same module behind TransformerLens' Bridge, for architectures that have no row of their own."""
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import AutoTokenizer
+        with interrupts_later():
+            from transformer_lens.model_bridge import TransformerBridge
+            from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         return TransformerBridge.boot_transformers(

@@ -23,9 +23,10 @@ from engine.job import Job
 from engine.loading import choose_device, open_model
 from engine.memory import planning
 from engine.memory.residency import PagedDictionary, Shelf, keep
-from engine.memory.use import available_bytes
+from engine.memory.use import available_bytes, telling_out_of_memory
 from engine.model import LanguageModel
 from engine.names.models import mismatch
+from engine.names.neuronpedia import page_in
 from engine.places import Place
 from engine.protocol import DictionaryInfo, MemoryPlan, ModelInfo, Open, Provenance
 from engine.resolving import ASKED_HOOK, resolve
@@ -166,7 +167,8 @@ def open_set(request: Open, job: Job) -> OpenSet:
         job.progress("loading dictionaries", number, len(places))
         job.check()
         again = partial(_read, place, request.fold)
-        dictionary = again()
+        with telling_out_of_memory(f"{place.path} does not fit in memory.", "Open fewer dictionaries, or --keep disk."):
+            dictionary = again()
         check_fit(model, dictionary)
         note_other_model(model, dictionary)
         dictionary.source = _distinct(dictionary, dictionaries)
@@ -259,8 +261,7 @@ def bos_rule(wanted: str, dictionaries: list[Dictionary]) -> bool | None:
 
 def page_of(dictionary: Dictionary) -> str | None:
     """`model/source` on Neuronpedia; None where its files say nothing, or nothing of that form."""
-    said = dictionary.metadata.get("neuronpedia_id")
-    return said if isinstance(said, str) and all(said.split("/")) and said.count("/") == 1 else None
+    return page_in(dictionary.metadata.get("neuronpedia_id"))
 
 
 def _lies_in(dictionary: Dictionary) -> Path:

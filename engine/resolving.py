@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from engine import default_model, sets
 from engine.errors import BadRequest, DictionaryMissing, ModelMissing
 from engine.formats.find import find
@@ -59,11 +57,11 @@ def resolve(
     if "" in dictionaries or (model == "" and dictionaries):
         raise BadRequest("An empty name names nothing.", "Give a folder or a name.")
     if not dictionaries:
-        if model is None or _is_set(model):
+        if model is None or sets.is_set(model):
             return _open_set(model or sets.DEFAULT_SET)
         assert model is not None
         dictionaries = _usual(model)
-    base = _open_set(model) if model is not None and _is_set(model) else None
+    base = _open_set(model) if model is not None and sets.is_set(model) else None
     if model == default_model.NAME and not Path(model).is_dir():
         base = Opening(None, ())
     place = _find_model(model, download, report) if model is not None and base is None else None
@@ -80,13 +78,8 @@ def resolve(
 # --- sets ---------------------------------------------------------------------------------------------------------
 
 
-def _is_set(name: str) -> bool:
-    return any(info.name == name for info in sets.all_sets())
-
-
 def _open_set(name: str) -> Opening:
-    folder = next(Path(info.folder) for info in sets.all_sets() if info.name == name)
-    content = msgspec.json.decode((folder / "set.json").read_bytes(), type=sets.SetFile)
+    folder, content = sets.read_set(name)
     places = tuple(place for each in content.dictionaries for place in find(folder / each))
     return Opening(None if content.model == sets.DEFAULT_MODEL else Path(content.model), places)
 
@@ -133,7 +126,7 @@ def _find_model(name: str, download: bool, report: Report) -> model_names.ModelP
             raise ModelMissing(error.message, f"{near}{error.remedy}") from None
         if not download or model_names.repo_of(name) is None or Path(name).expanduser().is_dir():
             raise
-    from engine.hub import download_model
+    from engine.hub.finding import download_model
 
     download_model(name, report)
     return model_names.find_model(name)
@@ -152,9 +145,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _made_for(places: Sequence[Place]) -> str | None:
     """The one model that all dictionaries of the registry were made for."""
-    from engine.names.registry import look_up, release_of
-
-    made = {release_of(entry).model for place in places if place.release for entry in look_up(place.release)}
+    made = {place.extra["model"] for place in places if place.release}
     names = {model_names.repo_of(name) or name for name in made}
     return names.pop() if len(names) == 1 and all(place.release for place in places) else None
 
@@ -166,7 +157,7 @@ def _places(given: str, model: str | None, download: bool, report: Report) -> li
     """The dictionaries that one word of the user means."""
     given = SHORT.get((model or "", given), given)
     if given.startswith("hf://"):
-        from engine.hub import find_reference
+        from engine.hub.finding import find_reference
 
         reference, hook = _split_hook(given)
         return _at_hook(find_reference(reference, download, report), hook)
@@ -175,7 +166,7 @@ def _places(given: str, model: str | None, download: bool, report: Report) -> li
         return _at_hook(find(folder), hook)
     if path.startswith((".", "/", "~")):
         raise DictionaryMissing(f"There is no folder {path}.", "Give the folder of a dictionary.")
-    from engine.hub import find_for_model, find_release
+    from engine.hub.finding import find_for_model, find_release
     from engine.names.registry import is_release
 
     if is_release(path.partition("/")[0]):

@@ -76,14 +76,41 @@ def user_sets_dir() -> Path:
 def all_sets() -> list[SetInfo]:
     """Every set on this machine, the default one first; a damaged one is left out."""
     found: dict[str, SetInfo] = {}
-    for root in (paths.bundled_sets_dir(), user_sets_dir()):
-        for file in sorted(root.glob("*/set.json")):
+    for file in _files():
+        try:
+            info = _describe(file)
+        except (OSError, msgspec.DecodeError):
+            continue
+        found.setdefault(info.name, info)
+    return sorted(found.values(), key=lambda info: (info.name != DEFAULT_SET, info.name))
+
+
+def is_set(name: str) -> bool:
+    """Whether a set is called so: the default one, or another that is here, be it damaged."""
+    return name == DEFAULT_SET or any(file.parent.name == name for file in _files())
+
+
+def read_set(name: str) -> tuple[Path, SetFile]:
+    """The folder of a set, and what its file says.
+
+    Raises:
+        DictionaryMissing: it is damaged or gone.
+    """
+    for file in _files():
+        if file.parent.name == name:
             try:
-                info = _describe(file)
+                return file.parent, msgspec.json.decode(file.read_bytes(), type=SetFile)
             except (OSError, msgspec.DecodeError):
                 continue
-            found.setdefault(info.name, info)
-    return sorted(found.values(), key=lambda info: (info.name != DEFAULT_SET, info.name))
+    again = f"Make it again with `saescope train`, or remove {user_sets_dir() / name}."
+    raise DictionaryMissing(
+        f"The set {name} is damaged or gone.", "Install saescope again." if name == DEFAULT_SET else again
+    )
+
+
+def _files() -> list[Path]:
+    """The files of all sets, those that ship first."""
+    return [file for root in (paths.bundled_sets_dir(), user_sets_dir()) for file in sorted(root.glob("*/set.json"))]
 
 
 def _describe(file: Path) -> SetInfo:
@@ -137,7 +164,7 @@ def _field_set(name: str, shorts: tuple[str, ...]) -> FieldSet:
 
 def _count_here(model: str, short: str) -> tuple[int, int]:
     """How many of the dictionaries that a short name means are here, of how many."""
-    from engine.hub import find_reference, is_here
+    from engine.hub.finding import find_reference, is_here
     from engine.names.neuronpedia import entries_for_set
 
     if (reference := SHORT.get((model, short))) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from engine.errors import DownloadFailed
+from engine.errors import BadRequest, DownloadFailed
 
 Report = Callable[[str, int, int], None]
 T = TypeVar("T")
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ABSENT = frozenset({404, 410})
+_SOURCE = re.compile(r"(?!\.+/)[\w.\-]+/(?!\.+\Z)[\w.\-]+\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,26 @@ class Patience:
     """Without a single byte."""
     whole: float = 120.0
     """For one document, however steadily it trickles; files may take as long as they need."""
+
+
+def base_address(variable: str, default: str) -> str:
+    """The address of a server: the environment variable's, or the default.
+
+    Raises `BadRequest` where the variable holds no http address.
+    """
+    base = (os.environ.get(variable) or default).rstrip("/")
+    try:
+        parts = urlsplit(base)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise BadRequest(f"{variable} is {base!r}, which is no address.", "Write http://HOST or https://HOST.")
+    return base
+
+
+def is_source(name: str) -> bool:
+    """Whether a name is a `MODEL/SOURCE` that may stand in an address as it is, and leads nowhere else."""
+    return _SOURCE.match(name) is not None
 
 
 class NotThere(DownloadFailed):
@@ -170,11 +192,11 @@ class Web:
 def _wished_pause(response: httpx.Response) -> float | None:
     """`Retry-After`: seconds, or a date."""
     wish = response.headers.get("Retry-After", "").strip()
-    if wish.isdigit():
+    if wish.isdecimal():
         return float(wish[:9])
     try:
         return max(0.0, (parsedate_to_datetime(wish) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -92,31 +92,9 @@ def source_url(neuronpedia_id: str) -> str:
     return _page(*_parts(neuronpedia_id))
 
 
-def set_url(neuronpedia_id: str) -> str:
-    """The page of the set a dictionary belongs to: the same kind at every layer.
-
-    Raises:
-        BadRequest: it is a layer's neurons, which are in no set.
-    """
-    model, source = _parts(neuronpedia_id)
-    return _page(model, source_set(source))
-
-
 def model_url(neuronpedia_id: str) -> str:
     """The page of a model, from its id or from one of its dictionaries'."""
     return _page(neuronpedia_id.partition("/")[0])
-
-
-def source_set(source: str) -> str:
-    """The set of a source: `res-jb` of `7-res-jb`, `gemmascope-res-16k` of `20-gemmascope-res-16k__l0-71`.
-
-    Raises:
-        BadRequest: the source names none.
-    """
-    name = source.partition("-")[2].partition("__")[0]
-    if not name:
-        raise BadRequest(f"The source {source!r} belongs to no set.", "A source has the form LAYER-SET.")
-    return name
 
 
 def steer_url(neuronpedia_id: str, index: int, strength: float | None = None) -> str:

@@ -21,10 +21,8 @@ def release_names(model: str, source: str) -> tuple[str, ...]:
 def models_with(source: str) -> tuple[str, ...]:
     """Neuronpedia's models that have a source of this name, in the registry's order."""
     try:
-        from engine.names.neuronpedia import corrected
-        from engine.names.registry import all_entries
+        from engine.names.neuronpedia import entries_for_source, models
 
-        pages = [page.partition("/") for listed in all_entries() if (page := corrected(listed))]
+        return tuple(model for model in models() if entries_for_source(model, source))
     except SaescopeError:
         return ()
-    return tuple(dict.fromkeys(model for model, _, name in pages if name == source))

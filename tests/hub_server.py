@@ -37,6 +37,8 @@ class Hub:
     """Text in a path → what happens: 429, 503, slow, stall (half a file), cut (once), nonsense."""
     asked: list[str] = field(default_factory=list)
     """`METHOD path` of every request, in order."""
+    starts: list[int] = field(default_factory=list)
+    """The first byte of every range that was asked for, in order."""
 
     def put(self, repo: str, name: str, content: bytes | str) -> Path:
         file = self.root / repo / name
@@ -134,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (wanted := self.headers.get("Range")) is not None:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last) if last else len(content) - 1
+            self.hub.starts.append(start)
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
             content = content[start : end + 1]
         self._answer(206 if wanted else 200, content, headers, half=self._half(f"{repo}/{name}"))

@@ -47,8 +47,9 @@ class Action:
 
 _MOVING = frozenset({
     "pane.prompt", "pane.tokens", "pane.features", "pane.card", "pane.circuit", "pane.steering", "features.filter",
-    "feature.steer", "feature.steer_marked", "circuit.trace", "circuit.explain", "circuit.name", "circuit.group",
-    "steering.add", "steering.number", "steering.type_positions", "steering.settings", "steering.save_preset",
+    "feature.steer", "feature.steer_marked", "feature.label", "labels.find", "labels.like", "session.import",
+    "circuit.trace", "circuit.explain", "circuit.name", "circuit.group", "steering.add", "steering.number",
+    "steering.type_positions", "steering.settings", "steering.save_preset",
 })  # fmt: skip
 
 

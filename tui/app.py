@@ -41,6 +41,7 @@ from tui.label_control import LabelControl
 from tui.messages import EngineSpoke, PromptSubmitted
 from tui.recorder import Recorder
 from tui.restore import from_session
+from tui.screens.following import Following
 from tui.screens.inspect import InspectScreen
 from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
@@ -121,7 +122,7 @@ class SaescopeApp(TypingAhead, Clipboard):
             if left := await asyncio.to_thread(unfinished):
                 self.say(
                     f"A session of {left[0][1].updated[11:16]} UTC was not closed: “{left[0][1].title}”.",
-                    "U opens it.",
+                    "Escape, then U opens it.",
                 )
 
     async def _start_engine(self) -> None:
@@ -167,8 +168,9 @@ class SaescopeApp(TypingAhead, Clipboard):
             return
         if self.is_running and self.inspect.is_mounted:  # a timer may still fire while the screen is taken down
             self.inspect.show(self.state, old)
-            if (follow := getattr(self.screen, "follow", None)) is not None:  # a page that shows what changes
-                follow(self.state, old)
+            for page in self.screen_stack:
+                if isinstance(page, Following):
+                    page.follow(self.state, old)
         for request in self._wants.missing(self.state):
             self.send(request)
         if self._recorder is not None and self._saving is None and self._recorder.is_dirty(self.state):
@@ -216,10 +218,9 @@ class SaescopeApp(TypingAhead, Clipboard):
         self.send(request)
         self.set_timer(_SLOW_AFTER, lambda: self.change(lambda s: reducer.request_is_slow(s, request.id)))
 
-    def send(self, request: Request) -> None:
-        """Send what nobody waits for."""
-        if self._client is not None:
-            self._client.send(request)
+    def send(self, request: Request) -> bool:
+        """Send what nobody waits for; False where there is no engine to send it to."""
+        return self._client is not None and self._client.send(request)
 
     # --- time ---------------------------------------------------------------------------------------------------
 

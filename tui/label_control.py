@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.protocol import FeatureCard, FeatureRef, SearchLabels, SetLabel, ShowCard
-from tui import reducer
+from engine.protocol import BadRequest, FeatureCard, FeatureRef, SearchLabels, SetLabel, ShowCard
+from tui import label_reducer
 from tui.text import visible
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class LabelControl:
     def seek(self, query: str, like: FeatureRef | None = None) -> None:
         """Look for labels by words, or for those like a feature's own; the answer arrives in the state."""
         request = SearchLabels(id=self._app.next_id(), query=query, like=like, top=_TOP)
-        self._app.change(lambda s: reducer.seek(s, request.id))
+        self._app.change(lambda s: label_reducer.seek(s, request.id))
         self._app.send(request)
 
     def card_of(self, feature: FeatureRef) -> FeatureCard | None:
@@ -50,14 +50,18 @@ class LabelControl:
         return card is not None and not card.labels and str(feature) not in self._app.state.labels
 
     def put(self, feature: FeatureRef, text: str) -> None:
-        """Keep the user's own label of a feature."""
-        self._app.send(SetLabel(id=self._app.next_id(), feature=feature, text=text.strip()))
-        self._app.say(f"{feature} is “{visible(text.strip())}”.")
+        """Keep the user's own label of a feature; that it is kept is said when the engine says so."""
+        self._set(feature, text.strip())
 
     def take_away(self, feature: FeatureRef) -> None:
         """Take the user's own label of a feature away."""
-        self._app.send(SetLabel(id=self._app.next_id(), feature=feature, text=""))
-        self._app.say(f"Your label of {feature} is gone.")
+        self._set(feature, "")
+
+    def _set(self, feature: FeatureRef, text: str) -> None:
+        request = SetLabel(id=self._app.next_id(), feature=feature, text=text)
+        if self._app.state.engine.phase != "ready" or not self._app.send(request):
+            raise BadRequest(*self._app.state.unready)
+        self._app.change(lambda s: label_reducer.name(s, request.id))
 
     def leave(self, feature: FeatureRef, text: str) -> None:
         """Change nothing, and say so."""

@@ -41,7 +41,7 @@ from engine.protocol import (
     TraceGrown,
 )
 from sessions.model import LogLine, RunRecord
-from tui import circuit_reducer, steering_reducer
+from tui import circuit_reducer, label_reducer, steering_reducer
 from tui.state import DROP, ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
 from tui.text import counted
 
@@ -102,7 +102,7 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
         case LabelsFound() if event.id == state.seeking:
             return _with(state, found=event.result)
         case LabelSet():
-            return _labelled(state, event)
+            return label_reducer.labelled(state, event)
         case Generated() | Adjusted() | Steered() | ControlFound() | SweepGrown() | ImpactFound() | AblationsRanked():
             return steering_reducer.heard(state, event, at) if _awaited(state, event.id) else state
         case TraceGrown() if _awaited(state, event.id):
@@ -170,12 +170,13 @@ def _lost(state: State, event: EngineLost, at: str) -> State:
     notice = Notice(
         "The engine died and is being started again.",
         "error",
-        "Nothing is lost.",
+        "N shows whether the label given last was kept." if state.naming else "Nothing is lost.",
         f"It ended because: {event.reason}. The session, and what is on the screen, are kept.",
     )
     state = steering_reducer.kept(circuit_reducer.forgotten(state), at, 0.0)
     state = steering_reducer.given_up(state)
-    return logged(_with(state, engine=engine, tasks=(), notice=notice), at, f"engine lost: {event.reason}")
+    state = _with(state, engine=engine, tasks=(), naming=frozenset(), notice=notice)
+    return logged(state, at, f"engine lost: {event.reason}")
 
 
 def _features(state: State, event: FeaturesFound, at: str) -> State:
@@ -214,26 +215,17 @@ def _row(state: State, event: RowRead) -> State:
     return _with(state, runs=(*state.runs[:-1], record))
 
 
-def _labelled(state: State, event: LabelSet) -> State:
-    """A feature has other labels now: the first of them is what it is called."""
-    key, card = str(event.feature), state.cards.get(event.feature)
-    labels = {k: v for k, v in state.labels.items() if k != key}
-    if event.labels:
-        labels[key] = event.labels[0].text
-    cards = state.cards
-    if card is not None:
-        cards = {**cards, event.feature: msgspec.structs.replace(card, labels=event.labels)}
-    return _with(state, labels=labels, cards=cards)
-
-
 def _failed(state: State, event: Failed, at: str) -> State:
     if state.engine.phase in {"starting", "opening"}:
         return _without_model(state, event.error, at)
     if event.id and event.id == state.steering.adjusting:
         return steering_reducer.refused(state)
+    if label_reducer.concerns(state, event.id):
+        after = label_reducer.refused(state, event)
+        return logged(after, at, _story(event.error)) if event.id in state.naming else after
     task = next((t for t in state.tasks if t.id == event.id), None)
     if task is None:
-        return _with(state, notice=fault_notice(event.error)) if event.id and event.id == state.seeking else state
+        return state
     if task.kind == "steer":
         state = steering_reducer.given_up(state)
     state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
@@ -338,11 +330,6 @@ def select_token(state: State, token: int) -> State:
 def select_feature(state: State, ref: FeatureRef | None) -> State:
     """Choose the feature that colours the tokens and fills the card."""
     return state if ref == state.feature else _with(state, feature=ref)
-
-
-def seek(state: State, request: int) -> State:
-    """Labels are looked for; the answer to an older search will be ignored."""
-    return _with(state, seeking=request)
 
 
 def mark_all(state: State, refs: tuple[FeatureRef, ...]) -> State:

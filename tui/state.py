@@ -127,6 +127,8 @@ class State(msgspec.Struct, frozen=True, dict=True):
     labels: Mapping[str, str] = {}
     seeking: int = 0
     """The search among labels whose answer is awaited."""
+    naming: frozenset[int] = frozenset()
+    """Requests that give a label or take one away, and are not answered yet."""
     found: LabelSearch | None = None
     marks: tuple[FeatureRef, ...] = ()
     steering: SteeringState = SteeringState()

@@ -26,7 +26,7 @@ class TypingAhead(App[None]):
         """As Textual does, but what is typed while nothing has the focus waits for what gets it.
 
         At the start, and when a change of size moves the focus, text would be taken for commands otherwise. So would
-        what follows a key that opens a field or goes to a pane, where both arrive in one piece.
+        what follows a key that opens a field or a page, or goes to a pane, where both arrive in one piece.
         """
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
         if typed and self._nothing_listens:
@@ -38,7 +38,7 @@ class TypingAhead(App[None]):
         await super().on_event(event)
 
     def _focus_will_move(self, event: events.Key) -> bool:
-        """Whether a key outside a text field opens one, or goes to a pane that has not got the focus."""
+        """Whether a key outside a text field opens one, here or on a page, or goes to another pane."""
         if self.screen is not self.inspect or isinstance(self.focused, TextArea | Input):
             return False
         return any(moves_focus(key, self.inspect.at) for key in (event.key, event.character) if key)
@@ -46,8 +46,7 @@ class TypingAhead(App[None]):
     @property
     def _nothing_listens(self) -> bool:
         try:
-            waits = self.focused is None or self._moving or bool(self._held)
-            return self.screen is self.inspect and waits
+            return self._moving or bool(self._held) or (self.screen is self.inspect and self.focused is None)
         except ScreenStackError:  # before the first screen
             return True
 

@@ -66,7 +66,7 @@ def judge(
         verdict=verdict,
         belongs=not far and verdict not in ("wrong hook", "doubtful hook", "poor"),
         sentences=tuple(sentences),
-        notes=dictionary.notes,
+        notes=tuple(note for note in dictionary.notes if note not in sentences),
         stored=stored,
     )  # fmt: skip
 

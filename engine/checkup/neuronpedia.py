@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -23,13 +21,12 @@ from engine.model import LanguageModel
 from engine.opening import OpenSet, page_of
 from engine.text import visible
 from engine.training.corpus import Context, batches
-from engine.web import NotThere, Patience, Web
+from engine.web import NotThere, Patience, Web, base_address, is_source
 
 SERVER = "SAESCOPE_NEURONPEDIA"
 """Environment variable: another server with the same API."""
 _SITE = "https://www.neuronpedia.org"
 _INSTEAD = "Fetch an export elsewhere and give its file with --activations."
-_NAME = re.compile(r"(?!\.+/)[\w.\-]+/(?!\.+\Z)[\w.\-]+\Z", re.ASCII)
 _LARGEST = 8 << 20
 """A feature with all its texts is a few hundred kB."""
 _FEATURES = 8
@@ -52,7 +49,7 @@ class Neuronpedia:
 
     def check(self) -> None:
         """Refuse an address that is none before anything is opened."""
-        self._base()
+        base_address(SERVER, _SITE)
 
     def rows(self, opened: OpenSet, contexts: list[Context], job: Job) -> dict[str, StoredRows]:
         """Rows of a few features of every dictionary that has a page there; of the others, why there are none.
@@ -64,8 +61,8 @@ class Neuronpedia:
             BadRequest: no dictionary has a page.
             DownloadFailed: the server gave nothing at all.
         """
-        base = self._base()
-        pages = {d.source: page for d in opened.dictionaries.values() if (page := page_of(d)) and _NAME.match(page)}
+        base = base_address(SERVER, _SITE)
+        pages = {d.source: page for d in opened.dictionaries.values() if (page := page_of(d)) and is_source(page)}
         if not pages:
             raise BadRequest(
                 "Neuronpedia's name of these dictionaries is not known: their files have no neuronpedia_id.",
@@ -90,16 +87,6 @@ class Neuronpedia:
         if broken is not None and not any(rows.rows for rows in found.values()):
             raise broken
         return found
-
-    def _base(self) -> str:
-        base = (os.environ.get(SERVER) or _SITE).rstrip("/")
-        try:
-            parts = urlsplit(base)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise BadRequest(f"{SERVER} is {base!r}, which is no address.", "Write http://HOST or https://HOST.")
-        return base
 
 
 class _Asking:

@@ -69,8 +69,6 @@ class StoredComparison(msgspec.Struct, frozen=True):
     """Texts compared; 0 where there were none."""
     features: int
     """Features that these rows are of."""
-    values: int
-    """Tokens on which the feature fires here or in what was stored, over these rows."""
     skipped: int
     """Rows of this dictionary whose tokens are not the tokenizer's."""
     fit: Fit

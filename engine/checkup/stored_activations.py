@@ -24,7 +24,7 @@ def compare(opened: OpenSet, dictionary: Dictionary, stored: StoredRows, job: Jo
     rows = sorted(stored.rows, key=lambda row: len(row.ids))
     if not rows:
         return StoredComparison(
-            stored.origin, 0, 0, 0, stored.skipped, "nothing", (), f"Nothing to compare with: {stored.why}.",
+            stored.origin, 0, 0, stored.skipped, "nothing", (), f"Nothing to compare with: {stored.why}.",
             stored.notes,
         )  # fmt: skip
     bos_id = opened.model.tokenizer.bos_id
@@ -33,14 +33,13 @@ def compare(opened: OpenSet, dictionary: Dictionary, stored: StoredRows, job: Jo
     for bos in (False, True) if bos_id is not None else (False,):
         pairs = _here(opened, dictionary, rows, bos_id if bos else None, job)
         found += [_convention(dictionary, pairs, rows, folded, bos) for folded in folds]
-    # Without a difference the plainer convention is named: raw, and the BOS rule that is in force.
+    # Without a difference the plainer convention is named: raw, and without BOS, which was tried first.
     found.sort(key=lambda c: (round(c.median_deviation, 4), -round(c.correlation, 4), c.folded))
     fit, sentence = _judged(found[0], len(folds) > 1 or dictionary.is_folded)
     return StoredComparison(
         origin=stored.origin,
         rows=len(rows),
         features=len({row.index for row in rows}),
-        values=sum(int(((here != 0) | (there != 0)).sum()) for here, there in pairs),
         skipped=stored.skipped,
         fit=fit,
         conventions=tuple(found),

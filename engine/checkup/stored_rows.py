@@ -5,7 +5,6 @@ Tokens are text there and are matched to ids one by one: re-encoding the joined 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,4 +120,4 @@ def _finite(value: object) -> float | None:
     """A number that float32 holds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import BadRequest
+from engine.memory.use import is_out_of_memory
 from engine.text import visible
 
 REMEDY = "Give a circuit that feature-circuits saved with torch.save."
@@ -47,6 +48,8 @@ def load(path: Path) -> dict[str, Any]:
     except BadRequest:
         raise
     except Exception as error:  # whatever a damaged or hostile file leads to
+        if is_out_of_memory(error):
+            raise
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             wanted = visible(match[1])[:80]
             raise BadRequest(f"{path} asks for {wanted}, which no circuit needs; nothing was run.", REMEDY) from None

@@ -17,10 +17,10 @@ from engine.circuits.goal import Goal, kl_goal, token_ids
 from engine.circuits.precision import computing_in
 from engine.circuits.scrutiny import check_edge, check_node
 from engine.circuits.trace import Plan, Traced, trace
-from engine.circuits.workspace import telling_out_of_memory
 from engine.errors import BadRequest
 from engine.job import Job
 from engine.loading import DTYPES
+from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet, page_of
 from engine.protocol import Checked, FaithfulnessFound, MeasureFaithfulness, Trace, TraceGrown, Verify
 from engine.sites import Site, parse_hook

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,21 +23,6 @@ _CPU_TOKENS = 640
 """Tokens per pass on a CPU: more in one pass are not faster there, and a pass cannot be stopped in the middle."""
 _SHARE = 0.4
 """Of the memory that is free, how much one pass may take."""
-
-
-@contextmanager
-def telling_out_of_memory() -> Iterator[None]:
-    """What cannot be done in smaller pieces, the clean run above all, says that it does not fit."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            "A pass over the prompts does not fit in memory.",
-            "Shorten them, open fewer dictionaries, or use another device.",
-            str(error),
-        ) from None
 
 
 @dataclass

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -19,6 +19,17 @@ R = TypeVar("R")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap the prompt in the model's chat template.")]
+
+
+def group(what: str, **more: Any) -> typer.Typer:
+    """A group of commands, with what all of them have: `-h`, and neither markup nor tracebacks of Typer's."""
+    return typer.Typer(
+        help=what,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **more,
+    )
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.commands.common import AsJson, one_line_errors, print_result, report_progress, say
+from engine.commands.common import AsJson, group, one_line_errors, print_result, report_progress, say
 from engine.commands.completing import complete_model, complete_release
 from engine.text import visible
 
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
     from engine.names.registry import Release
     from engine.places import Place
 
-get_app = typer.Typer(
-    help="Fetch dictionaries, models and labels onto this machine.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
+get_app = group("Fetch dictionaries, models and labels onto this machine.", no_args_is_help=True)
 Name = Annotated[
     str,
     typer.Argument(
@@ -43,7 +37,7 @@ def get_dictionary(
     json: AsJson = False,
 ) -> None:
     """Fetch dictionaries by name, after a check of licence, token, files and disk."""
-    from engine.hub import find_for_model, find_reference, find_release
+    from engine.hub.finding import find_for_model, find_reference, find_release
 
     told = _Told()
     if name.startswith("hf://"):
@@ -66,7 +60,7 @@ def get_model(
     json: AsJson = False,
 ) -> None:
     """Fetch a model: settings, tokenizer and weights, after the same check."""
-    from engine.hub import download_model
+    from engine.hub.finding import download_model
     from engine.names.models import repo_of
 
     told = _Told()
@@ -173,7 +167,7 @@ def _releases(found: list[Release], only_here: bool) -> tuple[list[dict[str, Any
 
 def _count_here(release: Release) -> int:
     """How many are on this machine; asked only where something of the repository is."""
-    from engine.hub import is_here
+    from engine.hub.finding import is_here
     from engine.hub.local import roots
     from engine.names.registry import entries
 
@@ -181,7 +175,7 @@ def _count_here(release: Release) -> int:
 
 
 def _ids(name: str, only_here: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    from engine.hub import is_here
+    from engine.hub.finding import is_here
     from engine.names.layout import hook_of
     from engine.names.neuronpedia import corrected
     from engine.names.registry import look_up

@@ -7,16 +7,10 @@ from typing import Annotated
 
 import typer
 
-from engine.commands.common import AsJson, check_writable, one_line_errors, print_result, report_progress, say
+from engine.commands.common import AsJson, check_writable, group, one_line_errors, print_result, report_progress, say
 from engine.errors import BadRequest
 
-app = typer.Typer(
-    help="Find, import, write and export labels of features.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
+app = group("Find, import, write and export labels of features.", no_args_is_help=True)
 
 Feature = Annotated[
     str, typer.Argument(metavar="FEATURE", help="MODEL@SOURCE:INDEX; SOURCE:INDEX where one model has labels of it.")

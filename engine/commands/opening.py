@@ -9,36 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 
 import typer
 
+from engine.commands.completing import complete_dictionary, complete_model
+
 if TYPE_CHECKING:
     from engine.protocol import Open
 
 R = TypeVar("R")
 
-
-def _dictionary_names(incomplete: str) -> list[str]:
-    from engine.commands.completing import complete_dictionary
-
-    return complete_dictionary(incomplete)
-
-
-def model_names(incomplete: str) -> list[str]:
-    """What a model's name may become, for the shell."""
-    from engine.commands.completing import complete_model
-
-    return complete_model(incomplete)
-
-
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", autocompletion=model_names,
+        "--model", "-m", autocompletion=complete_model,
         help="A Hugging Face model folder or id, a short name like gpt2-small, or the name of a set.",
     ),
 ]  # fmt: skip
 Dictionaries = Annotated[
     list[str] | None,
     typer.Option(
-        "--dictionary", "-d", autocompletion=_dictionary_names,
+        "--dictionary", "-d", autocompletion=complete_dictionary,
         help="A folder of any known form (with @HOOK where it does not say what it reads), a SAELens release, "
         "hf://OWNER/REPO/PATH, or neurons:KIND; may be repeated. `saescope dictionaries` lists what has a name.",
     ),

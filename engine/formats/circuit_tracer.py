@@ -201,7 +201,9 @@ def _k(place: Place, weights: Weights, features: int) -> int:
 def _decoder(weights: Weights, features: int, out: int) -> Tensor:
     """[F, d]; the first sets that were published have its transpose."""
     stored = weights.tensor("W_dec", None, None)
-    if stored.shape == (out, features) and out != features:
+    if stored.shape == (features, out):
+        return stored
+    if stored.shape == (out, features):
         return stored.T.contiguous()
     return weights.tensor("W_dec", features, out)
 

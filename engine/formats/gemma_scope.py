@@ -43,7 +43,6 @@ def read(place: Place) -> Dictionary:
         )
     weights = npz.load(file) if file.suffix == ".npz" else tensors.load(file)
     names = {name.lower(): name for name in sorted(weights.names)}
-    weights = Weights(file, weights.entries)
     weights.need(
         *(names.get(name, name) for name in ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")), what="Gemma Scope"
     )
@@ -105,6 +104,8 @@ def _decoder(weights: Weights, name: str, features: int) -> tuple[Tensor, bool]:
     stored = weights.tensor(name)
     if stored.ndim == 3 and stored.shape[0] == features:
         return stored.sum(1), True
+    if stored.ndim == 2 and stored.shape[0] == features and stored.numel():
+        return stored, False
     return weights.tensor(name, features, None), False
 
 

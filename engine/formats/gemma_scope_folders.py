@@ -54,7 +54,6 @@ class Told:
     affine: bool = False
     """A skip connection is promised."""
     architecture: str = "jump_relu"
-    embedding: bool = False
 
 
 def recognise(path: Path) -> list[Place]:
@@ -123,9 +122,8 @@ def _first(parts: list[str], at: int, layer: int) -> Told:
     named = _ROOT.fullmatch(root)
     model = re.search(r"gemma-scope-([0-9]+b)-(pt|it)", root)
     name = f"gemma-2-{model[1]}{'-it' if model[2] == 'it' else ''}" if model else None
-    embedding = parts[at] == "embedding"
-    if embedding:
-        return Told(Site("embed", 0), model=name, embedding=True)
+    if parts[at] == "embedding":
+        return Told(Site("embed", 0), model=name)
     if named is None:
         return Told(model=name)
     kind = named[1].removesuffix("s") if named[1].startswith("transcoder") else named[1]

@@ -18,13 +18,12 @@ from engine.sites import Site, parse_hook
 if TYPE_CHECKING:
     from engine.model import LanguageModel
 
-PREFIX = "neurons:"
 _MLP = "mlp_post"
 _WIDEST = 1 << 20
 
 
 def places_for(model: LanguageModel, wanted: str) -> list[Place]:
-    """One place for a hook, or one per layer for a kind of place; `wanted` may begin with `neurons:`.
+    """One place for a hook, or one per layer for a kind of place.
 
     Raises:
         BadRequest: no such kind or hook.
@@ -49,7 +48,6 @@ def sites_for(layers: int, wanted: str) -> list[Site]:
     Raises:
         BadRequest: no such kind or hook.
     """
-    wanted = wanted.removeprefix(PREFIX)
     if wanted == "embed":
         return [Site("embed", 0)]
     if "." in wanted or wanted.startswith("hook_e"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,10 @@ from torch import Tensor
 
 from engine.dictionary import Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
-from engine.formats import gemma_scope, saelens, tensors
+from engine.formats import configs, gemma_scope, saelens, tensors
 from engine.hashes import sha256_of
-from engine.jsonfile import read_object
+from engine.interrupts import interrupts_later
+from engine.memory.use import is_out_of_memory
 from engine.names.registry import SAE_LENS
 from engine.places import Place
 from engine.quiet import quiet_libraries
@@ -83,22 +85,11 @@ def _hash(place: Place) -> str:
 
 def _own(place: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
     files = {name.rpartition("/")[2]: Path(path) for name, path in place.extra["files"].items()}
-    try:
-        settings = read_object(files["cfg.json"])
-    except ValueError as error:
-        raise DictionaryMissing(f"{files['cfg.json']} is not valid JSON ({error}).", tensors.AGAIN) from None
+    settings = configs.read(files["cfg.json"])
     settings |= place.extra["config_overrides"]
     if isinstance(settings.get("metadata"), dict):  # in new files what describes the model lies one level below
         settings["metadata"] = settings["metadata"] | place.extra["config_overrides"]
-    weights = tensors.load(files["sae_weights.safetensors"])
-    state = {name: weights.tensor(name) for name in weights.names}
-    scale = state.pop("scaling_factor", None)
-    if scale is not None and not torch.allclose(scale, torch.ones_like(scale)):
-        raise DictionaryMismatch(
-            f"{place.release} has a scaling factor per feature, which no current version of SAELens applies.",
-            "Use another dictionary.",
-        )
-    return settings, state
+    return settings, dict(tensors.load(files["sae_weights.safetensors"]).entries)
 
 
 # --- through SAELens' loaders ---------------------------------------------------------------------------------------
@@ -106,7 +97,8 @@ def _own(place: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _through_sae_lens(place: Place, loader: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     quiet_libraries()
-    loaders = import_module("sae_lens.loading.pretrained_sae_loaders")
+    with interrupts_later():
+        loaders = import_module("sae_lens.loading.pretrained_sae_loaders")
     overrides = {
         **place.extra["config_overrides"],
         "neuronpedia_id": place.neuronpedia,
@@ -126,9 +118,13 @@ def _through_sae_lens(place: Place, loader: str) -> tuple[dict[str, Any], dict[s
         except SaescopeError:
             raise
         except Exception as error:  # whatever files that are not what a loader expects lead to
+            if is_out_of_memory(error):
+                raise
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DictionaryMismatch(
-                f"SAELens' loader cannot read {place.release} ({visible(what)[:200]}).", tensors.AGAIN
+                f"SAELens' loader cannot read {place.release} ({visible(what)[:200]}).",
+                tensors.AGAIN,
+                detail=traceback.format_exc(),
             ) from None
     return settings, {name: tensor.detach().contiguous() for name, tensor in state.items()}
 

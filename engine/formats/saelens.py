@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.dictionary import Dictionary
@@ -22,13 +20,12 @@ from engine.encoding.folding import fold_input_scale
 from engine.encoding.normalising import NORMALISATIONS
 from engine.encoding.prediction import Attention, Prediction
 from engine.encoding.pursuit import Pursuit
-from engine.errors import BadRequest, DictionaryMismatch, DictionaryMissing
+from engine.errors import BadRequest, DictionaryMismatch
+from engine.formats import tensors
 from engine.formats.find import CONFIG
-from engine.formats.instead import instead
 from engine.formats.saelens_settings import WEIGHTS, in_new_form, read_settings
 from engine.formats.saelens_state import ATTENTION, checked
-from engine.formats.tensors import AGAIN
-from engine.hashes import sha256_of
+from engine.names.neuronpedia import page_in
 from engine.places import Place
 from engine.sites import Site, parse_hook
 from engine.text import visible
@@ -62,14 +59,8 @@ def read(place: Place) -> Dictionary:
     """
     settings = read_settings(place.path)
     _refuse_settings(_called(place), settings)  # before the weights are read
-    file = place.path / WEIGHTS
-    if (other := instead(file)) is not None:
-        raise DictionaryMissing(f"{file} {other.is_}.", other.remedy)
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))[:200]}.", AGAIN) from None
-    return build(place, settings, state, sha256_of(file))
+    weights = tensors.load(place.path / WEIGHTS)
+    return build(place, settings, dict(weights.entries), weights.sha256)
 
 
 def read_dictionary(folder: Path, source: str | None = None) -> Dictionary:
@@ -77,7 +68,7 @@ def read_dictionary(folder: Path, source: str | None = None) -> Dictionary:
 
     `source` is its name on screen; by default Neuronpedia's where the metadata has one, else the folder's name.
     """
-    return read(Place("saelens", folder, source))
+    return add_notes(read(Place("saelens", folder, source)))
 
 
 def build(place: Place, settings: dict[str, Any], state: dict[str, Tensor], sha256: str) -> Dictionary:
@@ -85,8 +76,7 @@ def build(place: Place, settings: dict[str, Any], state: dict[str, Tensor], sha2
 
     Args:
         place: its `source`, `neuronpedia` and, where the settings have none, `hook` are taken over; of `extra`,
-            `norm_scaling_factor` folds an input scale as SAELens' registry does, `hook_out` is where a transcoder
-            writes if the settings do not say it.
+            `norm_scaling_factor` folds an input scale as SAELens' registry does.
         settings: flat as before version 6, or with `metadata`.
         state: tensors by SAELens' names, of any float type; emptied, so that no weight is held twice.
         sha256: of the file of weights.
@@ -104,7 +94,7 @@ def build(place: Place, settings: dict[str, Any], state: dict[str, Tensor], sha2
     site = _site(name, metadata.get("hook_name") or place.hook)
     architecture: str = settings.get("architecture", "standard")
     transcoder = "transcoder" in architecture
-    out_name = metadata.get("hook_name_out") or place.extra.get("hook_out")
+    out_name = metadata.get("hook_name_out")
     weights = checked(name, architecture, settings, state)
     kind = KINDS_OF[architecture]
     subtract = not transcoder and bool(settings.get("apply_b_dec_to_input", True))
@@ -145,7 +135,7 @@ def build(place: Place, settings: dict[str, Any], state: dict[str, Tensor], sha2
     if settings.get("normalize_activations") == "expected_average_only_in":
         made = fold_input_scale(made, float(place.extra[_FACTOR]))
         made.notes += (f"the scale of its input in training, {float(place.extra[_FACTOR]):g}, is folded in",)
-    return add_notes(made)
+    return made
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -267,7 +257,6 @@ def _site(name: str, hook: Any) -> Site:
 
 
 def _source(place: Place, metadata: dict[str, Any]) -> str:
-    neuronpedia = metadata.get("neuronpedia_id")
-    has_page = isinstance(neuronpedia, str) and "/" in neuronpedia
-    name = str(neuronpedia).split("/", 1)[1] if has_page else place.path.name
+    page = page_in(metadata.get("neuronpedia_id"))
+    name = page.split("/")[1] if page else place.path.name
     return re.sub(r"[\s:@]+", "-", visible(name))

@@ -1,4 +1,4 @@
-"""`cfg.json` of SAELens, whichever version wrote it, in the form version 6 writes. Needs no torch."""
+"""`cfg.json` of SAELens, whichever version wrote it, in the form version 6 writes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DictionaryMissing
+from engine.formats import configs
 from engine.formats.find import CONFIG
-from engine.formats.instead import instead
-from engine.jsonfile import read_object
 
 WEIGHTS = "sae_weights.safetensors"
 _OLD_NAMES = {
@@ -37,14 +36,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise DictionaryMissing(f"{folder} has no {name}.", "Give a folder written by SAELens (save_model).")
-    try:
-        return in_new_form(read_object(folder / CONFIG))
-    except ValueError as error:
-        if (other := instead(folder / CONFIG)) is not None:
-            raise DictionaryMissing(f"{folder / CONFIG} {other.is_}.", other.remedy) from None
-        raise DictionaryMissing(
-            f"{folder / CONFIG} is not valid JSON ({error}).", "Save the dictionary again."
-        ) from None
+    return in_new_form(configs.read(folder / CONFIG))
 
 
 def in_new_form(raw: dict[str, Any]) -> dict[str, Any]:

@@ -107,8 +107,6 @@ def _sites(place: Place, transcodes: bool, model: str) -> tuple[Site, Site]:
     if place.hook:
         reads = hookpoints.site_of(place.hook, place.path)
         out = out if transcodes else reads
-    if hook := place.extra.get("hook_out"):
-        out = hookpoints.site_of(str(hook), place.path)
     if reads is None or out is None:
         which = "input and output are sites" if transcodes else "output is a site"
         raise DictionaryMismatch(

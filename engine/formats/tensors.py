@@ -21,6 +21,7 @@ from torch import Tensor
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats.instead import instead
 from engine.hashes import sha256_of
+from engine.memory.use import is_out_of_memory
 from engine.text import visible
 
 AGAIN = "Copy the file again from where it was published; if it is your own, save it again."
@@ -130,13 +131,17 @@ class _Lazy(Mapping[str, Tensor]):
     """The tensors of a safetensors file, each read when it is asked for."""
 
     def __init__(self, file: Path) -> None:
+        self._path = file
         self._file = cast(Any, safe_open(file, framework="pt", device="cpu"))
         self._names = list(self._file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        tensor: Tensor = self._file.get_tensor(name)
+        try:
+            tensor: Tensor = self._file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self._path, error) from None
         return tensor
 
     def __contains__(self, name: object) -> bool:
@@ -167,7 +172,11 @@ def _safetensors(file: Path) -> Mapping[str, Tensor]:
     try:
         return _Lazy(file)
     except (OSError, SafetensorError) as error:
-        raise DictionaryMissing(f"{file} cannot be read: {visible(str(error))[:200]}.", AGAIN) from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> DictionaryMissing:
+    return DictionaryMissing(f"{file} cannot be read: {visible(str(error))[:200]}.", AGAIN)
 
 
 def _pickled(file: Path) -> dict[str, Any]:
@@ -177,6 +186,8 @@ def _pickled(file: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about the pickle's protocol
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file leads to
+        if is_out_of_memory(error):
+            raise
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             wanted = visible(match[1])[:80]
             raise DictionaryMismatch(

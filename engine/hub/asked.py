@@ -44,6 +44,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
     message: str
     remedy: str
+    detail: str = ""
+    """Where it came from, for the log."""
 
 
 class Fetched(msgspec.Struct, frozen=True, tag="fetched"):

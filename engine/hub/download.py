@@ -44,7 +44,7 @@ def download(wishes: list[Wish], tell: Tell) -> None:
             _fetch(file, done)
         tell(Fetched(len(files), total))
     except DownloadFailed as error:
-        tell(Refused(error.message, error.remedy))
+        tell(Refused(error.message, error.remedy, error.detail))
 
 
 def _fetch(file: Ready, done: _Done) -> None:

@@ -69,8 +69,8 @@ def _listen(process: subprocess.Popen[bytes], stream: IO[bytes], report: Report)
         match msgspec.json.decode(line, type=Answer):
             case Progressed() as last:
                 report(last.text, last.done, last.total)
-            case Refused(message, remedy):
-                raise DownloadFailed(message, remedy)
+            case Refused(message, remedy, detail):
+                raise DownloadFailed(message, remedy, detail)
             case Fetched() as fetched:
                 return fetched
 

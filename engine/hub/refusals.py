@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -24,7 +26,7 @@ def explain(error: Exception, repo: str, name: str | None) -> DownloadFailed:
     if isinstance(error, DownloadFailed):
         return error
     message, remedy = _words(error, repo, name)
-    return DownloadFailed(message, remedy, detail=f"{type(error).__name__}: {error}")
+    return DownloadFailed(message, remedy, detail="".join(traceback.format_exception(error)))
 
 
 def _words(error: Exception, repo: str, name: str | None) -> tuple[str, str]:

@@ -7,7 +7,6 @@ files come out of spreadsheets: header rows among the rows, `notes` for `Notes`,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import BadRequest
+from engine.labels.lines import read_row
 from engine.labels.rows import Row
 from engine.text import visible
 
@@ -141,11 +141,8 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        yield number, {key.strip().lower(): value for key, value in row.items()} if isinstance(row, dict) else None
+        row = read_row(line)
+        yield number, None if row is None else {key.strip().lower(): value for key, value in row.items()}
 
 
 def _key(row: dict[str, Any]) -> Key | None:

@@ -6,18 +6,20 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from engine.labels.store import LabelStore, Place
+from engine.opening import OpenSet, page_of
 from engine.results import FeatureRef, Label, LabelHit, LabelSearch
 
 if TYPE_CHECKING:
-    from engine.opening import OpenSet
     from engine.requests import SearchLabels, SetLabel
 
 
 def place_of(opened: OpenSet, source: str) -> Place:
     """The names that the labels of an open dictionary are kept under."""
-    identity = str(opened.dictionaries[source].metadata.get("neuronpedia_id") or "")
-    model, slash, page = identity.partition("/")
-    return (model, page) if model and slash and page else (opened.model.name, source)
+    page = page_of(opened.dictionaries[source])
+    if page is None:
+        return opened.model.name, source
+    model, _, name = page.partition("/")
+    return model, name
 
 
 def labels_of(opened: OpenSet, feature: FeatureRef) -> tuple[Label, ...]:

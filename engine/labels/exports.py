@@ -53,14 +53,15 @@ class Tally:
     elsewhere: int = 0
     """Rows of other sources than the wanted one."""
 
-    def notes(self) -> list[str]:
-        """What a user should know of it."""
+    def notes(self, kept: int) -> list[str]:
+        """What a user should know of it, where so many labels were kept."""
         first = ", ".join(map(str, self.damaged)) + (", …" if self.damaged_rows > len(self.damaged) else "")
         found = (
             (self.damaged_rows, f"{_some(self.damaged_rows, 'damaged line')} left out (line {first})"),
             (self.without_text, f"{_some(self.without_text, 'explanation')} without text left out"),
             (self.bad_embeddings, f"{_some(self.bad_embeddings, 'damaged embedding')} left out, the label kept"),
             (self.elsewhere, f"{_some(self.elsewhere, 'explanation')} of other sources left out"),
+            (self.rows - kept, f"{_some(self.rows - kept, 'duplicate')}, of which the last counts"),
         )
         return [note for count, note in found if count]
 

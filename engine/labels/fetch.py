@@ -6,13 +6,11 @@ Files that have arrived are kept until the source is whole, so that a download t
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -23,12 +21,11 @@ from engine.labels.lines import Report
 from engine.labels.rows import Row
 from engine.labels.store import LabelStore
 from engine.paths import cache_dir, private_directory
-from engine.web import Patience, Web
+from engine.web import Patience, Web, base_address, is_source
 
 EXPORTS = "SAESCOPE_EXPORTS"
 """Environment variable: another server with the same tree."""
 BUCKET = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
-_NAME = re.compile(r"(?!\.+/)[\w.\-]+/(?!\.+\Z)[\w.\-]+\Z", re.ASCII)
 _INSTEAD = "Fetch the files elsewhere and give their folder to `saescope labels import`."
 _ENDINGS = (".jsonl.gz", ".jsonl")
 
@@ -57,10 +54,10 @@ def fetch_labels(
         DownloadFailed: there are none, or they cannot be had; the store is as it was.
         LabelsUnusable: the store cannot be written.
     """
-    if not _NAME.match(name):
+    if not is_source(name):
         raise BadRequest(f"{name!r} is no source of Neuronpedia.", "Write MODEL/SOURCE, e.g. gpt2-small/7-res-jb.")
     model, source = name.split("/")
-    base = _base()
+    base = base_address(EXPORTS, BUCKET)
     prefix = f"v1/{model}/{source}/explanations/"
     report = report or (lambda text, done, total: None)
     with Web(_INSTEAD, patience, report) as web:
@@ -76,7 +73,7 @@ def fetch_labels(
         with store.filling(address) as filling:
             filling.add(_rows(files, tally, (model, source), report))
             if not tally.rows:
-                raise BadRequest(f"there are none in it ({', '.join(tally.notes()) or 'no rows'})")
+                raise BadRequest(f"there are none in it ({', '.join(tally.notes(0)) or 'no rows'})")
     except BadRequest as error:
         shutil.rmtree(folder, ignore_errors=True)  # what cannot be read would be no better the next time
         raise DownloadFailed(
@@ -84,25 +81,10 @@ def fetch_labels(
             "Try again; if it stays, the export itself is damaged.",
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
-    notes = tally.notes()
-    if tally.rows > filling.labels:
-        notes.append(f"{tally.rows - filling.labels} duplicates, of which the last counts")
     return Fetched(
         model, source, filling.labels, tally.embeddings, len(files), sum(o.size for o in objects), address,
-        tuple(notes),
+        tuple(tally.notes(filling.labels)),
     )  # fmt: skip
-
-
-def _base() -> str:
-    """The server's address."""
-    base = (os.environ.get(EXPORTS) or BUCKET).rstrip("/")
-    try:
-        parts = urlsplit(base)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BadRequest(f"{EXPORTS} is {base!r}, which is no address.", "Write http://HOST or https://HOST.")
-    return base
 
 
 def _download(

@@ -112,11 +112,9 @@ def _explanations(
     with store.filling(str(file.resolve())) as filling:
         filling.add(explanations(file, tally, model, source, report=report))
         if not tally.rows:
-            raise BadRequest(f"{file} has no explanations: {', '.join(tally.notes())}.", "Fetch it again.")
-    notes = tally.notes()
-    if tally.rows > filling.labels:
-        notes.append(f"{tally.rows - filling.labels} duplicates, of which the last counts")
-    return Imported(str(file), "explanations", filling.labels, filling.places, tuple(notes))
+            raise BadRequest(f"{file} has no explanations: {', '.join(tally.notes(0))}.", "Fetch it again.")
+    notes = tuple(tally.notes(filling.labels))
+    return Imported(str(file), "explanations", filling.labels, filling.places, notes)
 
 
 def _annotations(store: LabelStore, file: Path, model: str | None, sets: Mapping[str, str] | None) -> Imported:

@@ -47,7 +47,7 @@ def lines(file: Path, report: Report | None = None) -> Iterator[bytes | None]:
         raise BadRequest(f"{file} cannot be read: {error.strerror}.", "Check the name of the file.") from None
 
 
-def read_row(line: bytes) -> dict[str, Any] | None:
+def read_row(line: bytes | str) -> dict[str, Any] | None:
     """The JSON object on a line, halves of characters and all; None where there is none."""
     try:
         row = json.loads(line)

@@ -177,8 +177,8 @@ class LabelStore:
         """Keep the user's own label of a feature; "" takes it away."""
         self.set_own([OwnLabel(model, source, index, text.strip())])
 
-    def set_own(self, rows: Iterable[OwnLabel]) -> int:
-        """Keep several at once; returns how many rows there were."""
+    def set_own(self, rows: Iterable[OwnLabel]) -> None:
+        """Keep several at once."""
         kept = list(rows)
         for row in kept:
             if not row.model or not row.source or not 0 <= row.index <= LARGEST_INDEX:
@@ -186,7 +186,6 @@ class LabelStore:
         with self._writing() as connection:
             recount(connection, {own.keep(connection, row) for row in kept})
             own.append(connection, self._own, kept)
-        return len(kept)
 
     def own_labels(self) -> list[OwnLabel]:
         """All of the user's own labels."""

@@ -182,7 +182,7 @@ def choose(
     """
     gpu = device != "cpu"
     if residency == "host" and not gpu:
-        raise BadRequest("On a CPU dictionaries are in main memory anyway.", "Use --residency device or disk.")
+        raise BadRequest("On a CPU dictionaries are in main memory anyway.", "Use --keep device or disk.")
     if residency not in {"auto", "device", "host", "disk"}:
         raise BadRequest(f"{residency!r} is no residency.", "Use auto, device, host or disk.")
     narrower = BYTES[lower.dtype] < BYTES[wanted.dtype]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+@contextmanager
+def telling_out_of_memory(
+    message: str = "A pass over the prompts does not fit in memory.",
+    remedy: str = "Shorten them, open fewer dictionaries, or use another device.",
+) -> Iterator[None]:
+    """What cannot be done in smaller pieces, a model's clean run above all, says that it does not fit.
+
+    Raises:
+        OutOfMemory: with this message and remedy.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(message, remedy, str(error)) from None
 
 
 def in_smaller_pieces(attempt: Callable[[int], T], whole: int, *, can_split: bool = True) -> T:

@@ -40,14 +40,6 @@ def hook_of(entry: Entry) -> str | None:
     return _HOOKS[release_of(entry).loader](entry, release_of(entry))
 
 
-def layer_of(entry: Entry) -> int | None:
-    """The layer of that hook, or the one its path names; None for an embedding."""
-    if release_of(entry).loader == "mntss_clt_layer_transcoder":
-        return int(entry.path)
-    match = re.search(r"blocks\.(\d+)\.", hook_of(entry) or "")
-    return int(match[1]) if match else None
-
-
 # --- files ----------------------------------------------------------------------------------------------------------
 
 

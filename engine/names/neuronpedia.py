@@ -1,4 +1,4 @@
-"""Neuronpedia's names: which source is which dictionary, and which site it reads.
+"""Neuronpedia's names: which source is which dictionary.
 
 The table is built from the registry's `neuronpedia` field. Both halves, model and source, are taken from it and never
 computed: the number before the dash means after the block for `sm` and before it for `jb`, and 536 of the models have
@@ -7,13 +7,10 @@ another name there than in SAELens. Entries known to be wrong are corrected here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from engine.errors import BadRequest
 from engine.names import models as model_names
-from engine.names.layout import hook_of
-from engine.names.registry import Entry, all_entries, entries, is_release
+from engine.names.registry import Entry, all_entries
 
 CORRECTED = {
     # The dictionary of the embedding; its path is e-res-sm, and attention has no e-… at all.
@@ -24,36 +21,14 @@ CORRECTED = {
 """By release and id: what the registry should say."""
 
 
-@dataclass(frozen=True)
-class Meant:
-    """What a source of Neuronpedia is: a dictionary of the registry, and the hook it reads where that is known."""
-
-    release: str
-    id: str
-    hook: str | None
-
-
-def neuronpedia_id(release: str, sae_id: str) -> str | None:
-    """`model/source` of a published dictionary, corrected; None where it has no pages, or is not in the registry."""
-    listed = entries(release) if is_release(release) else ()
-    return next((corrected(entry) for entry in listed if entry.id == sae_id), None)
+def page_in(said: object) -> str | None:
+    """`model/source` in what a dictionary's files say of its page; None where that is nothing of this form."""
+    return said if isinstance(said, str) and all(said.split("/")) and said.count("/") == 1 else None
 
 
 def corrected(entry: Entry) -> str | None:
     """What the registry says of an entry, or should say."""
     return CORRECTED.get((entry.release, entry.id), entry.neuronpedia)
-
-
-def site_of(identity: str) -> Meant:
-    """The dictionary that `model/source` or `model@source` is.
-
-    Raises:
-        BadRequest: the registry knows no such source.
-    """
-    model, source = split(identity)
-    if found := entries_for_source(model, source):
-        return Meant(found[0].release, found[0].id, hook_of(found[0]))
-    raise BadRequest(f"No dictionary of the registry is {model}/{source} on Neuronpedia.", "Check the address.")
 
 
 def entries_for_source(model: str, source: str) -> tuple[Entry, ...]:
@@ -86,20 +61,7 @@ def models_with(short: str) -> list[str]:
     return [model for model in models() if short in _sources_of(model) or short in sets_of(model)]
 
 
-def split(identity: str) -> tuple[str, str]:
-    """Model and source of `model/source` or `model@source`."""
-    model, mark, source = identity.partition("@") if "@" in identity else identity.partition("/")
-    if not (model and mark and source):
-        raise BadRequest(f"{identity!r} is no source of Neuronpedia.", "Write model/source, as gpt2-small/7-res-jb.")
-    return model, source
-
-
 # --- models ---------------------------------------------------------------------------------------------------------
-
-
-def hugging_face_id(model: str) -> str | None:
-    """The repository of one of Neuronpedia's models; None where it has no dictionaries of the registry."""
-    return model_names.repo_of(model) if model in models() else None
 
 
 def model_of(name: str) -> str | None:

@@ -17,10 +17,10 @@ from torch.nn.functional import log_softmax
 
 from engine.circuits.passes import joined
 from engine.circuits.states import sink_places
-from engine.circuits.workspace import telling_out_of_memory
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.job import Job
+from engine.memory.use import telling_out_of_memory
 from engine.model import Visitor
 from engine.opening import OpenSet
 from engine.requests import MeasureImpact

@@ -24,10 +24,11 @@ from engine.circuits.goal import Goal, token_ids
 from engine.circuits.precision import computing_in
 from engine.circuits.scrutiny import moved
 from engine.circuits.states import SiteState, sink_places
-from engine.circuits.workspace import Workspace, telling_out_of_memory, workspace
+from engine.circuits.workspace import Workspace, workspace
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.job import Job
+from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet
 from engine.requests import RankAblations
 from engine.results import FeatureRef, Token

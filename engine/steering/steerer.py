@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from engine.circuits.workspace import telling_out_of_memory
 from engine.job import Job
+from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet
 from engine.protocol import (
     Adjusted,

@@ -88,9 +88,7 @@ def _replacements(dictionary: Dictionary, own: Tally) -> dict[str, Replace]:
     """What stands in for an activation: the reconstruction, the mean of the sample, nothing."""
 
     def splice(x: Tensor, _: Tensor) -> Tensor:
-        if dictionary.whole_prompt:
-            return dictionary.decode(dictionary.encode(x, whole=True), x)
-        return dictionary.decode(dictionary.encode(x), x)
+        return dictionary.decode(dictionary.encode(x, whole=True), x)
 
     def mean(_: Tensor, target: Tensor) -> Tensor:
         return own.mean.to(target.device, target.dtype).expand_as(target)

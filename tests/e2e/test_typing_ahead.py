@@ -41,8 +41,20 @@ def test_a_prompt_and_enter_in_one_piece(tmp_path: Path, sent: str, moment: str)
         ("s=-2x\r", "−2.00"),
         ("1" + "more", "ofmore"),
         ("3g j j ", "3 ● 60 of"),
+        ("3Nsxm\r", "“sxm”"),
+        ("Bcapital", "\ncapital"),
+        ("3Xbad\r", "'bad'"),
     ],
-    ids=["a feature", "the filter", "a strength", "the prompt", "marks of rows walked over"],
+    ids=[
+        "a feature",
+        "the filter",
+        "a strength",
+        "the prompt",
+        "marks of rows walked over",
+        "a label",
+        "words of labels",
+        "an address",
+    ],
 )
 def test_a_field_and_what_goes_into_it_in_one_piece(tmp_path: Path, sent: str, shown: str) -> None:
     terminal = Terminal([sys.executable, "-m", "tests.e2e.inspector"], (120, 40), {"SAESCOPE_STATE": str(tmp_path)})

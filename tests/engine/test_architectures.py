@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -268,3 +271,20 @@ def test_models_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelMissing, match=r"tokenizer\.json"):
         open_model(folder)
+
+
+def test_an_interrupt_waits_for_the_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, done = _open(tmp_path, "llama"), []
+
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            if name != "TransformerBridge":
+                raise AttributeError(name)
+            signal.raise_signal(signal.SIGINT)
+            done.append(name)
+            return None
+
+    monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", Interrupted("transformer_lens.model_bridge"))
+    with pytest.raises(KeyboardInterrupt):
+        _ = model._bridge
+    assert done == ["TransformerBridge"]

@@ -25,7 +25,7 @@ from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.model import LanguageModel
-from engine.opening import OpenSet
+from engine.opening import OpenSet, note_other_model
 from engine.places import Place
 from engine.requests import Open
 from engine.sites import Site, parse_hook
@@ -111,6 +111,17 @@ def test_figures_are_those_of_plain_torch(model: LanguageModel, text: Path) -> N
         assert figures[name] == pytest.approx((ablated - losses.spliced) / (ablated - losses.clean))
     norms = dictionary.decoder.norm(dim=1)
     assert found.decoder_norms == pytest.approx((float(norms.min()), float(norms.median()), float(norms.max())))
+
+
+def test_that_it_was_made_for_another_model_is_said_once(llama_folder: Path, text: Path) -> None:
+    known = open_model(llama_folder, "cpu", name="gpt2-small")
+    dictionary = replace(planted(known, text), metadata={"model_name": "gemma-2-2b"}, notes=("centred",))
+    note_other_model(known, dictionary)
+    found = checked(known, dictionary, text)
+    said = "It was made for gemma-2-2b; the model that is open is gpt2-small."
+    assert said in found.sentences
+    assert found.notes == ("centred",)
+    assert report([found]).count(said) == 1
 
 
 def _ablated(model: LanguageModel, contexts: list[Any], instead: Tensor) -> float:

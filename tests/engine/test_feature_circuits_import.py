@@ -310,6 +310,19 @@ def test_files_that_are_no_pickle(tmp_path: Path, data: bytes) -> None:
             read(file)
 
 
+def test_a_file_that_does_not_fit_in_memory_is_not_called_damaged(
+    tmp_path: Path, theirs: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(tmp_path / "c.pt", {"nodes": None})
+
+    def too_full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", too_full)
+    with pytest.raises(MemoryError):
+        read_circuit(file)
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.pt", tmp_path):
         with pytest.raises(BadRequest, match="cannot be read"):

@@ -212,6 +212,29 @@ def test_out_of_memory_is_retried_smaller_and_then_told() -> None:
         in_smaller_pieces(lambda _: (_ for _ in ()).throw(RuntimeError("something else")), 300)
 
 
+@pytest.mark.parametrize("what", ["model", "dictionary"])
+def test_what_does_not_fit_while_opening_is_named(
+    llama_folder: Path, dictionary_folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Neither a damaged model nor a damaged dictionary, and no traceback."""
+    from transformers import LlamaForCausalLM
+
+    from engine import opening
+    from engine.errors import OutOfMemory
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    if what == "dictionary":
+        monkeypatch.setattr(opening, "read", full)
+    else:
+        monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", full)
+    asked = Open(id=1, model=str(llama_folder), dictionaries=(str(dictionary_folders[0]),), device="cpu")
+    name = dictionary_folders[0].name if what == "dictionary" else llama_folder.name
+    with pytest.raises(OutOfMemory, match=f"{name} does not fit"):
+        opening.open_set(asked, Job())
+
+
 def test_low_precision_screens_and_shows_float32(llama_folder: Path, dictionary_folders: tuple[Path, ...]) -> None:
     """In bfloat16 the top features agree, and the values shown are exact for the residuals that were read."""
     ids = open_model(llama_folder, "cpu").tokenizer.encode(PROMPT, bos=False)

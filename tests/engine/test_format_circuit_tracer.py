@@ -260,7 +260,9 @@ def test_a_cross_layer_transcoder_without_its_decoders_is_an_error(tmp_path: Pat
 )
 def test_hooks_of_a_set_are_found_in_a_model(tmp_path: Path, reads: str, writes: str, family: str) -> None:
     model = open_model(tiny.save_model(tiny.model(family), tmp_path / "model"), "cpu")
-    for place in recognise(_set(tmp_path / "set", feature_input_hook=reads, feature_output_hook=writes)):
+    places = recognise(_set(tmp_path / "set", feature_input_hook=reads, feature_output_hook=writes))
+    assert places
+    for place in places:
         dictionary = read(place)
         model.check_site(dictionary.write_site)
         assert model.width(dictionary.site) == dictionary.d_in

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.errors import DictionaryMismatch, DictionaryMissing, SaescopeError
+from engine.memory.residency import Shelf
 from tests import writers
 from tests.engine.test_format_dictionary_learning import configured, opened
 from tests.writers import D_MODEL, D_SAE
@@ -150,3 +151,28 @@ def test_remedies_are_for_ones_own_weights_too(tmp_path: Path) -> None:
     torch.save(state | {"decoder.weight": state["decoder.weight"].T}, folder / "ae.pt")
     with pytest.raises(DictionaryMismatch, match=r"40 × 12 where 12 × 40 .*the other way round"):
         opened(folder)
+
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_file_that_does_not_fit_in_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The shelf empties itself and tries again, which it does only where it is told that memory ran out."""
+    folder, load, tried = configured(tmp_path, "AutoEncoder"), torch.load, []
+
+    def once_too_full(*given: Any, **settings: Any) -> Any:
+        tried.append(given)
+        if len(tried) == 1:
+            raise error
+        return load(*given, **settings)
+
+    monkeypatch.setattr(torch, "load", once_too_full)
+    shelf = Shelf(10**9)
+    assert shelf.get("a", 1, lambda: opened(folder)).d_sae == D_SAE
+    assert len(tried) == 2

@@ -132,11 +132,8 @@ def test_a_hook_that_was_asked_for(tmp_path: Path) -> None:
     (place,) = find(tmp_path)
     asked = Place(place.form, place.path, hook="blocks.3.mlp.hook_post")
     assert read(asked).site.hook == read(asked).write_site.hook == "blocks.3.mlp.hook_post"
-    state = writers.save_sparsify(tmp_path / "mine", transcode=True)
-    both = Place(
-        "sparsify", tmp_path / "mine", hook="blocks.1.hook_resid_mid", extra={"hook_out": "blocks.1.hook_mlp_out"}
-    )
-    dictionary = read(both)
+    state = writers.save_sparsify(tmp_path / "layers.1.mlp", transcode=True)
+    dictionary = read(Place("sparsify", tmp_path / "layers.1.mlp", hook="blocks.1.hook_resid_mid"))
     assert (dictionary.site.hook, dictionary.write_site.hook) == ("blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out")
     agrees(dictionary, state, X)
 

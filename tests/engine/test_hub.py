@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from engine.commands.getting import get_app
 from engine.errors import BadRequest, Cancelled, DictionaryMissing, DownloadFailed
-from engine.hub import download_model, find_for_model, find_reference, find_release, is_here
-from engine.hub.finding import parse_reference
+from engine.hub.finding import download_model, find_for_model, find_reference, find_release, is_here, parse_reference
 from engine.names.registry import entries
 from engine.places import Place
 from tests.hub_server import Hub, running
@@ -159,10 +158,12 @@ def test_what_came_before_the_branch_moved_on_is_still_found(hub: Hub, tmp_path:
 
 
 def test_a_line_that_breaks_is_taken_up_where_it_broke(hub: Hub) -> None:
-    weights = serve(hub, width=60_000)
+    weights = serve(hub, width=400_000)  # what came is kept in pieces of 10 MiB
     hub.trouble = {"2-mlp-sm/sae_weights": "cut"}
     (place,) = find_release(ID, True, silent)
     assert place.weights[0].read_bytes() == weights
+    assert hub.trouble == {}
+    assert [start for start in hub.starts if start > 0], hub.starts
 
 
 def test_a_stopped_download_ends_its_process_and_leaves_nothing_half_done(hub: Hub, tmp_path: Path) -> None:
@@ -252,6 +253,8 @@ def test_a_hub_that_is_not_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
     started = time.monotonic()
     error = refusal()
     assert "http://127.0.0.1:9 cannot be reached" in error.message
+    assert "Traceback (most recent call last)" in error.detail
+    assert "engine/hub/preflight.py" in error.detail
     for text in ("saescope get", "models--ctigges--pythia-70m-deduped__mlp-sm_processed", "SAESCOPE_MIRROR"):
         assert text in error.remedy
     assert time.monotonic() - started < 5

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from engine.circuits.basis import DictionaryBasis
 from engine.dictionary import Dictionary
+from engine.encoding import describing
 from engine.encoding.identity import neurons
 from engine.encoding.kinds import KINDS
 from engine.errors import BadRequest, DictionaryMismatch
+from engine.formats.find import find
+from engine.formats.read import read
 from engine.formats.saelens import build, read_dictionary
 from engine.formats.saelens_settings import read_settings
 from engine.places import Place
@@ -247,18 +250,33 @@ def test_centring_and_normalising_are_noted(tmp_path: Path) -> None:
 
 def test_a_place_fills_in_what_settings_leave_open(tmp_path: Path) -> None:
     folder = tiny.save_dictionary(tmp_path / "d", "skip_transcoder")
-    hook, extra = "blocks.1.hook_resid_mid", {"hook_out": "blocks.1.hook_mlp_out"}
-    place = Place("saelens", folder, "1-tc", hook, "gpt2-small/1-tc", extra=extra)
+    place = Place("saelens", folder, "1-tc", "blocks.1.hook_resid_mid", "gpt2-small/1-tc")
     flat = {"architecture": "skip_transcoder", "d_in": 32, "d_sae": 64, "d_out": 32, "model_name": "gpt2-small"}
     made = build(place, flat, load_file(folder / "sae_weights.safetensors"), "abc")
     assert (made.source, made.sha256, made.site.hook) == ("1-tc", "abc", "blocks.1.hook_resid_mid")
-    assert made.write_site.hook == "blocks.1.hook_mlp_out"
+    assert made.write_site == made.site
+    assert made.notes == ("does not say where it writes: taken as blocks.1.hook_resid_mid",)
     assert made.metadata["neuronpedia_id"] == "gpt2-small/1-tc"
     assert made.skip is not None
-    assert "W_skip·x is added to the reconstruction" in made.notes
+    assert "W_skip·x is added to the reconstruction" in read_dictionary(folder).notes
     own = {**flat, "hook_name": "blocks.2.hook_resid_mid", "hook_name_out": "blocks.2.hook_mlp_out"}
     made = build(place, own, load_file(folder / "sae_weights.safetensors"), "")
-    assert (made.site.layer, made.write_site.layer) == (2, 2)
+    assert (made.site.hook, made.write_site.hook) == ("blocks.2.hook_resid_mid", "blocks.2.hook_mlp_out")
+
+
+def test_norms_of_decoder_rows_are_computed_once_a_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, odd_norms = [], describing._odd_norms
+
+    def counted(decoder: Tensor) -> str | None:
+        asked.append(len(decoder))
+        return odd_norms(decoder)
+
+    monkeypatch.setattr(describing, "_odd_norms", counted)
+    (place,) = find(tiny.save_dictionary(tmp_path / "d", "standard"))
+    for reading in (lambda: read(place), lambda: read_dictionary(place.path)):
+        asked.clear()
+        assert any("not unit norm" in note for note in reading().notes)
+        assert asked == [tiny.D_SAE]
 
 
 def test_a_skip_connection_is_kept_where_the_architecture_does_not_name_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from engine.errors import BadRequest
 from engine.job import Job
 from engine.labels.answers import best_labels, labels_of, place_of, search, set_label
 from engine.labels.database import LabelsUnusable
+from engine.labels.names import place_called
 from engine.labels.rows import Row, packed
 from engine.labels.store import LabelStore
 from engine.opening import OpenSet, open_set
@@ -47,6 +49,15 @@ def store(opened: OpenSet, sources: tuple[str, str]) -> LabelStore:
 def test_where_labels_are_kept(opened: OpenSet, sources: tuple[str, str]) -> None:
     assert place_of(opened, sources[0]) == PAGE
     assert place_of(opened, sources[1]) == (opened.model.name, sources[1])
+
+
+@pytest.mark.parametrize("said", ["gpt2-small/7/res", "gpt2-small/", "gpt2-small", "", 7, None])
+def test_labels_are_kept_where_they_can_be_named(opened: OpenSet, sources: tuple[str, str], said: object) -> None:
+    """What is no page of Neuronpedia is no name of a place: `labels remove` could not be told it."""
+    dictionary = replace(opened.dictionaries[sources[1]], metadata={"neuronpedia_id": said})
+    place = place_of(replace(opened, dictionaries={sources[1]: dictionary}), sources[1])
+    assert place == (opened.model.name, sources[1])
+    assert place_called("/".join(place)) == place
 
 
 def test_nothing_is_made_by_asking(opened: OpenSet, sources: tuple[str, str]) -> None:

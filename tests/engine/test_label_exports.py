@@ -123,11 +123,17 @@ def test_what_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
     assert result.notes == (
         "11 damaged lines left out (line 2, 3, 4, 5, 6, …)",
         "2 explanations without text left out",
-        "1 duplicates, of which the last counts",
+        "1 duplicate, of which the last counts",
     )
     assert texts(7) == ["nul ␀ and half ?"]
     assert texts(8) == ["the last"]
     assert LabelStore().labels(*GPT, 9) == (Label("names of cities", "Neuronpedia"),)
+
+
+@pytest.mark.parametrize(("times", "said"), [(1, ()), (2, ("1 duplicate",)), (4, ("3 duplicates",))])
+def test_duplicates_are_counted(tmp_path: Path, times: int, said: tuple[str, ...]) -> None:
+    result = imported(written(tmp_path / "b.jsonl", [explanation(1)] * times))
+    assert (result.labels, result.notes) == (1, tuple(f"{each}, of which the last counts" for each in said))
 
 
 @given(

@@ -108,7 +108,7 @@ def test_rows_of_other_sources_and_duplicates_are_left_out(server: BucketServer)
     }
     assert fetch().notes == (
         "1 damaged line left out (line 4)", "1 explanation of other sources left out",
-        "1 duplicates, of which the last counts",
+        "1 duplicate, of which the last counts",
     )  # fmt: skip
     assert LabelStore().counts()[0].features == 3
 
@@ -130,6 +130,12 @@ def test_the_wait_the_server_wishes_is_kept(server: BucketServer) -> None:
     fetch_labels(LabelStore(), NAME, lambda text, *_: told.append(text), QUICK)
     assert 1 <= time.monotonic() - started < 5
     assert any("answers 429; attempt 2 of 4 in 1 s" in text for text in told)
+
+
+@pytest.mark.parametrize("wish", ["²", "soon", "-1", "", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
+def test_a_wish_that_is_none_is_passed_over(server: BucketServer, wish: str) -> None:
+    server.misbehave("batch-1", Fault(status=503, headers={"Retry-After": wish}), times=1)
+    assert fetch().labels == 300
 
 
 def test_a_wait_that_is_too_long_is_told(server: BucketServer) -> None:

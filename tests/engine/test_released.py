@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.errors import DictionaryMismatch, DictionaryMissing
 from engine.formats import released
-from engine.hub import find_release
+from engine.hub.finding import find_release
 from engine.names.registry import look_up, release_of
+from engine.places import Place
 from tests.hub_server import Hub, running
 
 D, F, TOKENS = 16, 40, 6
@@ -241,10 +243,13 @@ def test_a_downloaded_dictionary_equals_saelens(mine: Scene, case: Case) -> None
 
 
 def test_what_the_registry_says_of_the_hook_is_what_the_loaders_say(mine: Scene) -> None:
+    compared = 0
     for case in CASES:
         (place,) = find_release(case.name, True, lambda text, done, total: None)
         if place.hook is not None and "mistral" not in case.name:  # the test serves another release's settings there
             assert place.hook == meant(mine.theirs[case.name][2]), case.name
+            compared += 1
+    assert compared == 11
 
 
 def test_reading_asks_no_network(mine: Scene) -> None:
@@ -271,6 +276,51 @@ def test_files_of_another_kind_are_refused_in_words(mine: Scene, tmp_path: Path)
     gone = {**place.extra, "files": {**files, config: str(tmp_path / "gone.json")}}
     with pytest.raises(DictionaryMissing, match="gone"):
         released.read(type(place)(**{**place.__dict__, "extra": gone}))
+
+
+@pytest.fixture
+def of_a_loader(mine: Scene) -> Place:
+    """What SAELens' loader of dictionary_learning reads."""
+    (place,) = find_release(CASES[3].name, True, lambda text, done, total: None)
+    return place
+
+
+def given(monkeypatch: pytest.MonkeyPatch, place: Place, error: Exception) -> None:
+    """Let the loader of a place raise an error."""
+
+    def loader(**_: object) -> None:
+        raise error
+
+    loaders = import_module("sae_lens.loading.pretrained_sae_loaders")
+    monkeypatch.setitem(loaders.NAMED_PRETRAINED_SAE_LOADERS, place.extra["loader"], loader)
+
+
+def test_what_a_loader_raised_can_be_looked_up(of_a_loader: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, of_a_loader, KeyError("dict_class"))
+    with pytest.raises(DictionaryMismatch, match="dict_class") as caught:
+        released.read(of_a_loader)
+    assert "Traceback" in caught.value.detail
+    assert "in loader" in caught.value.detail
+
+
+def test_a_loader_without_memory_is_no_damaged_file(of_a_loader: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, of_a_loader, MemoryError())
+    with pytest.raises(MemoryError):
+        released.read(of_a_loader)
+
+
+def test_an_interrupt_waits_for_the_loaders(of_a_loader: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def interrupted(name: str) -> object:
+        signal.raise_signal(signal.SIGINT)
+        done.append(name)
+        return import_module(name)
+
+    monkeypatch.setattr(released, "import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        released.read(of_a_loader)
+    assert done == ["sae_lens.loading.pretrained_sae_loaders"]
 
 
 class Payload:

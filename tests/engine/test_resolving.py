@@ -14,21 +14,7 @@ from tests import named_models as named
 from tests import tiny
 from tests.named_models import opened
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return named.in_both_layouts(tmp_path_factory.mktemp("named"))
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    named.leave_alone(monkeypatch, tmp_path / "empty")
-
-
-@pytest.fixture
-def mirror(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SAESCOPE_MIRROR", str(built / "mirror"))
-    return built / "mirror"
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 # --- pythia-70m-deduped -----------------------------------------------------------------------------------------------

@@ -55,6 +55,19 @@ TEMPORAL: list[dict[str, Any]] = [
 ]
 
 
+OLD = {
+    "d_in": tiny.D_MODEL,
+    "d_sae": tiny.D_SAE,
+    "dtype": "torch.float32",
+    "device": "cpu",
+    "model_name": "gpt2-small",
+    "hook_point": HOOK,
+    "hook_point_layer": 1,
+    "hook_point_head_index": None,
+}
+"""What a configuration from before version 6 says, in one level."""
+
+
 def _inputs(rows: int = 40, width: int = tiny.D_MODEL) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(3)) * 2 + 0.3
 
@@ -182,20 +195,8 @@ def test_a_configuration_from_before_version_6_opens(tmp_path: Path) -> None:
     from sae_lens import SAE
 
     folder = tiny.save_dictionary(tmp_path / "d", "standard")
-    flat = {
-        "d_in": tiny.D_MODEL,
-        "d_sae": tiny.D_SAE,
-        "dtype": "torch.float32",
-        "device": "cpu",
-        "model_name": "gpt2-small",
-        "hook_point": HOOK,
-        "hook_point_layer": 1,
-        "hook_point_head_index": None,
-        "activation_fn_str": "topk",
-        "activation_fn_kwargs": {"k": 5},
-        "normalize_activations": False,
-    }
-    (folder / "cfg.json").write_text(json.dumps(flat))
+    flat = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}, "normalize_activations": False}
+    (folder / "cfg.json").write_text(json.dumps(OLD | flat))
     ours, theirs = read_dictionary(folder), SAE.load_from_disk(folder)
     assert (ours.kind, ours.k, ours.site.hook, ours.metadata["prepend_bos"]) == ("topk", 5, HOOK, True)
     with torch.no_grad():
@@ -242,18 +243,6 @@ def test_what_would_give_wrong_numbers_is_refused(
     (folder / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(error, match=words):
         read_dictionary(folder)
-
-
-OLD = {
-    "d_in": tiny.D_MODEL,
-    "d_sae": tiny.D_SAE,
-    "dtype": "torch.float32",
-    "device": "cpu",
-    "model_name": "gpt2-small",
-    "hook_point": HOOK,
-    "hook_point_layer": 1,
-    "hook_point_head_index": None,
-}
 
 
 @pytest.mark.parametrize(
@@ -306,6 +295,10 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = tiny.save_dictionary(tmp_path / "e", "standard")
     weights = folder / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DictionaryMissing, match="cannot be read"):
+        read_dictionary(folder)
+    header = b'{"W_dec":{"dtype":"F6_E2M3","shape":[2,4],"data_offsets":[0,6]}}'  # a type that torch does not have
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(6))
     with pytest.raises(DictionaryMissing, match="cannot be read"):
         read_dictionary(folder)
     weights.unlink()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from engine import default_model, sets
+import main
+from engine import default_model, paths, sets
 from engine.errors import BadRequest, DictionaryMissing
 from engine.formats.saelens import read_dictionary
 from engine.opening import bos_rule
@@ -46,6 +51,31 @@ def test_sets_of_the_user_are_listed_after_the_default(own_set: Path, llama_fold
 def test_a_damaged_set_does_not_hide_the_others(own_set: Path) -> None:
     (own_set / "set.json").write_text("{")
     assert [info.name for info in sets.all_sets()] == [sets.DEFAULT_SET]
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text("{"), Path.unlink], ids=["damaged", "gone"])
+def test_without_the_default_set_the_places_are_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    bundled = Path(shutil.copytree(paths.bundled_sets_dir(), tmp_path / "bundled"))
+    monkeypatch.setattr(paths, "bundled_sets_dir", lambda: bundled)
+    damage(bundled / sets.DEFAULT_SET / "set.json")
+    for name in (None, sets.DEFAULT_SET):
+        with pytest.raises(DictionaryMissing, match="The set smollm2 is damaged or gone") as caught:
+            resolve(name, ())
+        assert caught.value.remedy == "Install saescope again."
+    told = CliRunner().invoke(main.app, ["locate", "--json"])
+    assert told.exit_code == 0
+    found = json.loads(told.stdout)
+    assert found["dictionaries"] == []
+    assert found["data"] == str(paths.data_dir())
+
+
+def test_a_damaged_set_of_the_user_is_named_by_its_folder(own_set: Path) -> None:
+    (own_set / "set.json").write_text("{")
+    with pytest.raises(DictionaryMissing, match="The set mine is damaged or gone") as caught:
+        resolve("mine", ())
+    assert caught.value.remedy == f"Make it again with `saescope train`, or remove {own_set}."
 
 
 def test_a_folder_of_dictionaries_means_all_of_them(own_set: Path) -> None:

@@ -22,8 +22,6 @@ from sessions.links import (
     is_feature_id,
     model_url,
     parse_link,
-    set_url,
-    source_set,
     source_url,
     steer_url,
     topk_url,
@@ -55,22 +53,7 @@ def asked(url: str) -> tuple[str, dict[str, str]]:
 def test_pages_of_a_dictionary() -> None:
     assert feature_url(GEMMA, 12) == f"{SITE}/gemma-2-2b/20-gemmascope-res-16k__l0-71/12"
     assert source_url(GEMMA) == f"{SITE}/gemma-2-2b/20-gemmascope-res-16k__l0-71"
-    assert set_url(GEMMA) == f"{SITE}/gemma-2-2b/gemmascope-res-16k"
     assert model_url(GEMMA) == model_url("gemma-2-2b") == f"{SITE}/gemma-2-2b"
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [("7-res-jb", "res-jb"), ("e-res-sm", "res-sm"), ("20-gemmascope-res-16k__l0-71", "gemmascope-res-16k")],
-)
-def test_the_set_of_a_source(source: str, name: str) -> None:
-    assert source_set(source) == name
-
-
-@pytest.mark.parametrize("source", ["6", "", "6-", "6-__x", "res"])
-def test_a_source_without_a_set(source: str) -> None:
-    with pytest.raises(BadRequest, match="belongs to no set"):
-        source_set(source)
 
 
 @given(segments, st.text(min_size=1, max_size=12).filter(lambda text: text not in (".", "..")), indices)

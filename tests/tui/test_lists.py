@@ -43,6 +43,69 @@ async def test_what_is_selected_but_not_listed_has_no_cursor() -> None:
         assert not any(map(listed.is_marked, range(listed.row_count)))
 
 
+@pytest.mark.parametrize("way", ["k", "J", "click"])
+async def test_a_cursor_that_was_hidden_comes_back_with_the_first_movement(way: str) -> None:
+    async with driving() as user:
+        state = await user.run()
+        await user.press("3", "g")
+        listed = user.app.inspect.features.list
+        elsewhere = FeatureRef("4-res-fk", 4095)
+        user.app.change(lambda s: reducer.select_feature(s, elsewhere))
+        await user.pilot.pause()
+        assert (listed.cursor, listed.is_marked(0)) == (0, False)
+        if way == "click":
+            await user.pilot.click("#feature-list", offset=(5, 1))
+        else:
+            await user.press(way)
+        wanted = state.rows[1 if way == "J" else 0].ref
+        await user.until(lambda s: s.feature == wanted)
+        assert listed.is_marked(listed.cursor)
+        await user.press("space")
+        assert user.state.marks == (wanted,)
+
+
+async def test_a_key_that_moves_nothing_leads_nowhere() -> None:
+    async with driving() as user:
+        state = await user.run()
+        await user.press("3", "g")
+        await user.until(lambda s: s.feature == state.rows[0].ref)
+        listed = user.app.inspect.features.list
+        listed.move(-1)
+        assert listed.ahead is None
+        assert listed.cursor == 0
+
+
+async def test_rows_reordered_before_a_movement_is_told_do_not_undo_it() -> None:
+    """Where the cursor was put stands now what is selected, and what it was put on stands elsewhere."""
+    async with driving() as user:
+        everything = (await user.run()).rows
+        await user.press("3")
+        site = next(row.ref.source for row in everything if row.ref.source != everything[0].ref.source)
+        some = [row for row in everything if row.ref.source == site]
+        place = next(n for n, row in enumerate(some) if everything.index(row) == n + 1)
+        user.app.change(lambda s: msgspec.structs.replace(s, site=site, feature=some[place].ref))
+        await user.until(lambda s: s.card)
+        listed = user.app.inspect.features.list
+        assert listed.cursor == place
+        listed.move(1)
+        user.app.change(lambda s: msgspec.structs.replace(s, site=None))
+        assert listed.rows[place + 1].ref == user.state.feature
+        await user.until(lambda s: s.feature == some[place + 1].ref)
+        assert listed.rows[listed.cursor].ref == user.state.feature
+
+
+async def test_a_change_of_size_or_theme_does_not_take_back_a_cursor_that_moved() -> None:
+    async with driving() as user:
+        state = await user.run()
+        await user.press("3", "g")
+        await user.until(lambda s: s.feature == state.rows[0].ref)
+        listed = user.app.inspect.features.list
+        listed.move(1)
+        user.app.inspect.show(user.state, None)
+        assert listed.cursor == 1
+        await user.until(lambda s: s.feature == state.rows[1].ref)
+
+
 async def test_rows_that_change_do_not_take_back_a_cursor_that_moved() -> None:
     """Hints come for the rows just when the user has moved on and nothing has told the app yet."""
     async with driving() as user:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import msgspec
 import pytest
 from textual import events
@@ -98,6 +101,85 @@ async def test_only_a_label_there_was_is_gone() -> None:
         state = await user.until(lambda s: str(UNLABELLED) not in s.labels)
         assert state.notice is not None
         assert state.notice.text == f"Your label of {UNLABELLED} is gone."
+
+
+def said(user: Driver) -> str:
+    return user.state.notice.text if user.state.notice is not None else ""
+
+
+async def test_a_label_is_said_to_be_kept_when_it_is() -> None:
+    async with driving() as user:
+        await user.press("escape", "3")
+        user.app.labels.put(UNLABELLED, " mine ")
+        assert said(user) == ""
+        await user.until(lambda s: s.labels.get(str(UNLABELLED)) == "mine")
+        assert said(user) == f"{UNLABELLED} is “mine”."
+        assert user.state.naming == frozenset()
+
+
+async def test_a_label_that_is_refused_is_not_said_to_be_kept() -> None:
+    async with driving() as user:
+        await user.press("escape", "3")
+        user.app.change(lambda s: reducer.select_feature(s, UNLABELLED))
+        await user.until(lambda s: s.card)
+        await user.press("N", "slash", *"fail", "enter")
+        await user.until(lambda s: s.notice is not None and s.notice.level == "error")
+        assert "asks the fake engine to fail" in said(user)
+        assert str(UNLABELLED) not in user.state.labels
+        assert user.state.naming == frozenset()
+        assert any("asks the fake engine to fail" in line.text for line in user.state.log)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["dead", "not noticed yet"])
+@pytest.mark.parametrize("text", ["new", ""])
+async def test_without_an_engine_the_line_stays_on_the_page(text: str, closed: bool) -> None:
+    async with driving() as user:
+        await user.press("escape", "3")
+        await named(user, UNLABELLED, "mine")
+        await user.press("N")
+        await user.until(lambda s: page(user).field.value == "mine")
+        await user.press("ctrl+u", *text)
+        client = user.app._client
+        assert client is not None
+
+        async def never() -> None:
+            """It is not started again."""
+
+        user.app._start_engine = never  # type: ignore[method-assign]
+        if closed:
+            client.cut()
+        else:
+            os.kill(client._link.process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            await user.until(lambda s: s.engine.phase == "lost")
+        before = said(user)
+        await user.press("enter")
+        assert page(user).field.value == text
+        assert user.state.unready[0] in user.text
+        assert said(user) == before
+        assert user.state.naming == frozenset()
+        await user.press("escape")
+
+
+async def test_a_card_that_comes_under_another_page_is_seen() -> None:
+    async with driving() as user:
+        await user.press("escape", "3")
+        await named(user, UNLABELLED, "mine")
+        send, held = user.app.send, hold_cards(user)
+        forget_cards(user)
+        await user.press("N")
+        naming = page(user)
+        looked: list[FeatureRef] = []
+        user.app.labels.card_of = looked.append  # type: ignore[assignment, method-assign]
+        await user.press("ctrl+p")
+        await user.pilot.pause(0.15)
+        assert user.app.screen is not naming
+        assert looked == []
+        user.app.send = send  # type: ignore[method-assign]
+        send(held[-1])
+        await user.until(lambda s: s.cards.get(UNLABELLED))
+        await user.press("escape")
+        assert page(user) is naming
+        assert naming.field.value == "mine"
 
 
 async def test_a_card_comes_without_a_prompt() -> None:

@@ -164,6 +164,8 @@ async def test_nothing_waits_for_what_does_not_open(size: tuple[int, int]) -> No
         assert REMEDY in words(user.text)
         await user.press("escape", "c")
         assert "not ready" not in user.text
+        assert user.state.notice is not None
+        assert user.state.notice.text == SENTENCE
         await user.press("escape", "M")
         assert f"Nothing is open. {SENTENCE} {REMEDY}" in words(user.text)
 

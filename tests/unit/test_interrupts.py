@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -36,6 +38,18 @@ def test_a_swallowed_interrupt_comes_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         working()
     assert done == ["the rest"]
+
+
+@pytest.mark.parametrize("watching", [interrupts_kept, interrupts_later])
+def test_what_goes_wrong_after_it_is_its_doing(watching: Callable[[], AbstractContextManager[None]]) -> None:
+    def working() -> None:
+        with watching():
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise ImportError("half of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        working()
 
 
 def test_one_that_gets_through_comes_at_once() -> None:

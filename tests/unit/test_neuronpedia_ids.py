@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.errors import BadRequest
 from engine.names import neuronpedia, registry
-from engine.names.layout import hook_of, layer_of
-from engine.names.registry import Entry
+from engine.names.layout import hook_of
+from engine.names.models import repo_of
+from engine.names.registry import Entry, release_of
 
 COUNT = 2441
 ALLOWED = {
@@ -41,6 +41,14 @@ def named() -> Iterator[tuple[Entry, str]]:
 def kinds_in(identity: str) -> set[str]:
     """The kinds of sites that the name of a source speaks of."""
     return KINDS.keys() & set(re.split(r"[-_]", identity.split("/", 1)[1].split("__")[0]))
+
+
+def layer_of(entry: Entry) -> int | None:
+    """The layer of the hook that is read, or the one its path names; None for an embedding."""
+    if release_of(entry).loader == "mntss_clt_layer_transcoder":
+        return int(entry.path)
+    match = re.search(r"blocks\.(\d+)\.", hook_of(entry) or "")
+    return int(match[1]) if match else None
 
 
 def fits(entry: Entry, identity: str) -> bool:
@@ -97,9 +105,9 @@ def test_width_and_l0_of_gemma_scope_agree() -> None:
 def test_models_have_repositories_and_those_are_the_registrys() -> None:
     for entry, identity in named():
         model = identity.split("/")[0]
-        repo = neuronpedia.hugging_face_id(model)
+        repo = repo_of(model)
         assert repo is not None, model
-        of_release = registry.release_of(entry).model
+        of_release = release_of(entry).model
         if "/" in of_release:
             assert repo.lower() == of_release.lower()
         else:
@@ -112,22 +120,19 @@ def test_models_have_repositories_and_those_are_the_registrys() -> None:
 
 def test_there_and_back() -> None:
     for entry, identity in named():
-        assert neuronpedia.neuronpedia_id(entry.release, entry.id) == identity
-        meant = neuronpedia.site_of(identity)
-        assert (meant.release, meant.id, meant.hook) == (entry.release, entry.id, hook_of(entry))
+        assert neuronpedia.entries_for_source(*identity.split("/", 1)) == (entry,)
 
 
 def test_the_sources_of_the_field() -> None:
-    site_of = neuronpedia.site_of
-    assert site_of("pythia-70m-deduped/e-res-sm").hook == "blocks.0.hook_resid_pre"
-    assert site_of("pythia-70m-deduped/5-res-sm").hook == "blocks.5.hook_resid_post"  # after the block
-    assert site_of("gpt2-small@7-res-jb").hook == "blocks.7.hook_resid_pre"  # before it
-    assert site_of("gpt2-small/0-att-kk").hook == "blocks.0.attn.hook_z"
-    assert neuronpedia.entries_for_source("pythia-70m-deduped", "e-att-sm") == ()
-    assert neuronpedia.neuronpedia_id("sae_bench_pythia70m", "x") is None
+    for model, source, hook in (
+        ("pythia-70m-deduped", "e-res-sm", "blocks.0.hook_resid_pre"),
+        ("pythia-70m-deduped", "5-res-sm", "blocks.5.hook_resid_post"),  # after the block
+        ("gpt2-small", "7-res-jb", "blocks.7.hook_resid_pre"),  # before it
+        ("gpt2-small", "0-att-kk", "blocks.0.attn.hook_z"),
+    ):
+        assert [hook_of(entry) for entry in neuronpedia.entries_for_source(model, source)] == [hook]
+    for model, source in (("pythia-70m-deduped", "e-att-sm"), ("gpt2-small", "99-res-jb"), ("", "x")):
+        assert neuronpedia.entries_for_source(model, source) == ()
     plain = neuronpedia.entries_for_set("gemma-2-2b", "gemmascope-res-16k")
     assert [entry.release for entry in plain] == ["gemma-scope-2b-pt-res-canonical"] * 26
     assert len(neuronpedia.entries_for_set("pythia-70m-deduped", "sae_bench-topk-res-4k")) == 24
-    for wrong in ("gpt2-small/99-res-jb", "gpt2-small", "/x"):
-        with pytest.raises(BadRequest):
-            site_of(wrong)

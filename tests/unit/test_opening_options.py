@@ -13,7 +13,7 @@ from engine.commands.common import AsJson, one_line_errors
 from engine.commands.opening import opens_model
 from engine.protocol import Open
 
-OPENERS = ("open", "features", "card", "steer", "sweep", "impact", "ablate", "circuit", "faithfulness")
+OPENERS = ("doctor", "open", "features", "card", "steer", "sweep", "impact", "ablate", "circuit", "faithfulness")
 
 
 def _asked(arguments: list[str], *without: str) -> tuple[int, list[Open], str]:

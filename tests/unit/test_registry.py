@@ -62,7 +62,7 @@ def test_the_second_reading_is_quick_and_imports_neither_sae_lens_nor_torch(
     monkeypatch.setenv("SAESCOPE_CACHE", str(tmp_path / "cache"))
     code = (
         "import sys, time\n"
-        "from engine import hub; from engine.names import neuronpedia, registry\n"
+        "from engine.hub import finding; from engine.names import neuronpedia, registry\n"
         "from engine.commands import completing\n"
         "started = time.perf_counter(); n = len(registry.all_entries()); took = time.perf_counter() - started\n"
         "heavy = {'torch', 'sae_lens', 'numpy', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"

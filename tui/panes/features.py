@@ -42,9 +42,11 @@ class FeatureList(LineList):
         self.ahead: FeatureRef | None = None
         """Where the user put the cursor, until it is selected: rows that change meanwhile do not take it back."""
 
-    def _go(self, row: int) -> None:
-        super()._go(row)
-        self.ahead = self.ref_at(self.cursor)
+    def _go(self, row: int) -> bool:
+        moved = super()._go(row)
+        if moved:
+            self.ahead = self.ref_at(self.cursor)
+        return moved
 
     @property
     def row_count(self) -> int:
@@ -149,7 +151,7 @@ class FeaturesPane(Pane):
             self._show_rows(state, rows, marked, texts, stale)
         if old is None or state.feature != old.feature or rows is not before:
             at = {row.ref: place for place, row in enumerate(rows)}
-            if old is None or state.feature != old.feature or self.list.ahead not in at:
+            if (old is not None and state.feature != old.feature) or self.list.ahead not in at:
                 self.list.ahead = None
             place = at.get(self.list.ahead or state.feature)  # type: ignore[arg-type]
             self.list.show_cursor(place, reveal=self.list.has_focus or rows != before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.style import Style
 from rich.text import Text
@@ -18,6 +18,9 @@ from tui.text import wrapped
 from tui.widgets.bar import Bar
 from tui.widgets.field import FaithfulField
 from tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from tui.typing_ahead import TypingAhead
 
 
 class AskPage(ModalScreen[None]):
@@ -57,6 +60,9 @@ class AskPage(ModalScreen[None]):
         self.field.focus()
         self.say(self._explanation)
         self.opened()
+
+    def on_descendant_focus(self) -> None:
+        cast("TypingAhead", self.app).take_keys()
 
     def opened(self) -> None:
         """The page is there; for subclasses, as Textual calls every class's own `on_mount`."""

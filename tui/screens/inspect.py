@@ -245,26 +245,19 @@ class InspectScreen(PageActions):
         self.saescope.change(lambda s: reducer.select_feature(s, None))
 
     def action_mark(self) -> None:
-        self.rest()
-        state = self.saescope.state
-        if state.feature is None:
-            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
-            return
-        feature = state.feature
-        self.saescope.change(lambda s: reducer.toggle_mark(s, feature))
+        feature = self._selected()
+        if feature is not None:
+            self.saescope.change(lambda s: reducer.toggle_mark(s, feature))
 
     def action_filter(self) -> None:
         self.go_to("features")
         self.features.open_filter()
 
     def action_steer(self) -> None:
-        self.rest()
-        state = self.saescope.state
-        if state.feature is None:
-            self.saescope.say("No feature is selected.", "Choose one in the list, then press s.", "warning")
-            return
-        self.saescope.steers.take((state.feature,))
-        self.go_to("steering")
+        feature = self._selected()
+        if feature is not None:
+            self.saescope.steers.take((feature,))
+            self.go_to("steering")
 
     def action_steer_marked(self) -> None:
         marks = self.saescope.state.marks
@@ -313,8 +306,8 @@ class InspectScreen(PageActions):
         self.saescope.change(lambda s: reducer.select_token(s, event.token))
 
     @on(LineList.Moved, "#feature-list")
-    def _feature_moved(self, event: LineList.Moved) -> None:
-        if self.features.list.ref_at(event.row) != self.saescope.state.feature:
+    def _feature_moved(self) -> None:
+        if self.features.list.ahead is not None:  # rows may have been reordered since it was said
             self._settle(self._select_row)
 
     def _settle(self, select: Callable[[], None]) -> None:

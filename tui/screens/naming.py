@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from engine.protocol import BadRequest, FeatureCard, FeatureRef
 from tui.label_control import LabelControl
+from tui.label_reducer import OWN
 from tui.screens.asking import AskPage
+from tui.screens.following import Following
+from tui.state import State
 from tui.text import visible
 
-OWN = "you"
-"""Whose label one's own is."""
-_LOOK_EVERY = 0.05
 _WHAT = (
     "It is kept on this machine, for every session, beside the labels of others. "
     "`saescope labels export` prints all of yours."
 )
 
 
-class NamingPage(AskPage):
+class NamingPage(AskPage, Following):
     """The field holds the label there is as soon as the engine has said it; until then nothing is taken away.
 
     The engine is asked each time: the card may not have been read yet, and another program may have set a label.
@@ -26,20 +26,22 @@ class NamingPage(AskPage):
         super().__init__(f"Your label of {feature}", "", self._keep, placeholder="what the feature is")
         self._feature, self._labels = feature, labels
         self._card: FeatureCard | None = None
+        self._reading = False
+        """The card was asked for and has not come."""
         self._own: str | None = None
         """The user's label now; None while it is not known."""
 
     def opened(self) -> None:
-        self._looking = self.set_interval(_LOOK_EVERY, self._look)
         self._card = self._labels.card_of(self._feature)
         self._learn()
+        self._reading = True
         self._labels.read(self._feature)
 
-    def _look(self) -> None:
+    def follow(self, state: State, old: State) -> None:
         """See whether the card has come."""
-        card = self._labels.card_of(self._feature)
-        if card is not self._card:
-            self._looking.stop()
+        card = state.cards.get(self._feature)
+        if self._reading and card is not self._card:
+            self._reading = False
             self._card = card
             self._learn()
 

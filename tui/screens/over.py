@@ -90,6 +90,7 @@ class PageActions(Screen[None]):
             self.go_to("card")
 
     def _selected(self) -> FeatureRef | None:
+        """The selected feature, with what is under a cursor selected first; says so where there is none."""
         self.rest()
         feature = self.saescope.state.feature
         if feature is None:
@@ -127,13 +128,11 @@ class PageActions(Screen[None]):
         self.saescope.say(" ".join((text, *imported.notes)), "S steers them, x lists them.")
 
     def action_copy_link(self) -> None:
-        self.rest()
-        state = self.saescope.state
-        if state.feature is None:
-            self.saescope.say("No feature is selected.", "Choose one in the list.", "warning")
+        feature = self._selected()
+        if feature is None:
             return
-        info = state.dictionaries.get(state.feature.source)
-        text = feature_url(info.neuronpedia, state.feature.index) if info and info.neuronpedia else str(state.feature)
+        info = self.saescope.state.dictionaries.get(feature.source)
+        text = feature_url(info.neuronpedia, feature.index) if info and info.neuronpedia else str(feature)
         self.saescope.say(f"{self.saescope.send_to_clipboard(text)} {text}")
 
     def action_export(self) -> None:

@@ -171,11 +171,15 @@ class LineList(Paper):
     def page(self, step: int) -> None:
         self.move(step * max(1, self.size.height - self.header_lines - 1))
 
-    def _go(self, row: int) -> None:
+    def _go(self, row: int) -> bool:
+        """Put the cursor on a row, as far as there are any; whether that moved it. One that shows is a move too."""
         row = max(0, min(row, self.row_count - 1))
-        if self.row_count and row != self.cursor:
-            self.cursor = row
-            self.post_message(self.Moved(self, row))
+        if not self.row_count or (row == self.cursor and not self._cursor_hidden):
+            return False
+        self.show_cursor(row)
+        self.reveal()
+        self.post_message(self.Moved(self, row))
+        return True
 
     def choose(self) -> None:
         if self.row_count:
