@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from textual import events
 from textual.app import App, ScreenStackError
+from textual.timer import Timer
 from textual.widgets import Input, TextArea
 
 from tui.actions import moves_focus
 from tui.screens.inspect import InspectScreen
 
-_MOVED_WITHIN = 0.2
+_MOVED_WITHIN = 0.4
 """Seconds after which a key that was to move the focus has not done so."""
 
 
@@ -19,6 +20,8 @@ class TypingAhead(App[None]):
     inspect: InspectScreen
     _moving = False
     """A key was pressed that moves the focus, and it has not moved yet."""
+    _patience: Timer | None = None
+    """Ends the waiting for that."""
     _held: list[events.Event]
     """Keys that came while nothing had the focus."""
 
@@ -33,8 +36,8 @@ class TypingAhead(App[None]):
             self._held.append(event)
             return
         if typed and isinstance(event, events.Key) and self._focus_will_move(event):
-            self._moving = True
-            self.set_timer(_MOVED_WITHIN, self.take_keys)
+            self._stop_waiting()
+            self._moving, self._patience = True, self.set_timer(_MOVED_WITHIN, self.take_keys)
         await super().on_event(event)
 
     def _focus_will_move(self, event: events.Key) -> bool:
@@ -52,12 +55,29 @@ class TypingAhead(App[None]):
 
     def take_keys(self) -> None:
         """Something has the focus: what was typed so far goes there, in order."""
+        self._stop_waiting()
+        if self._held:
+            self.call_next(self._hand_out)
+
+    def _stop_waiting(self) -> None:
         self._moving = False
+        if self._patience is not None:
+            self._patience.stop()
+            self._patience = None
+
+    async def _hand_out(self) -> None:
+        """Not by posting them: keys that the app has and has not looked at yet would come first.
+
+        Where one moves the focus, those after it are held again.
+        """
         held, self._held = self._held, []
         for event in held:
-            self.post_message(event)
+            await self.on_event(event)
 
     def send_held(self) -> None:
-        """Nothing took the focus although keys wait for it: the pane that had it last does."""
-        if self._held:
+        """Nothing took the focus although keys wait for it: the pane that had it last does.
+
+        Not while something is about to: a field would lose it again before it had its Enter.
+        """
+        if self._held and not self._moving:
             self.inspect.panes[self.inspect.at].home.focus()

@@ -12,7 +12,7 @@ from textual import events
 from engine.protocol import FeatureRef, Request, ShowCard
 from sessions.store import new_session
 from tests.tui.driving import SIZES, Driver, driving, replaying
-from tests.tui.test_labels import labelled, ready
+from tests.tui.test_labels import at_once, labelled, ready
 from tui import reducer
 from tui.recorder import to_session
 from tui.screens.naming import NamingPage
@@ -180,6 +180,30 @@ async def test_a_card_that_comes_under_another_page_is_seen() -> None:
         await user.press("escape")
         assert page(user) is naming
         assert naming.field.value == "mine"
+
+
+async def test_keys_that_waited_come_before_those_after_them() -> None:
+    async with driving() as user:
+        await user.press("escape", "3")
+        user.app.change(lambda s: reducer.select_feature(s, UNLABELLED))
+        await user.until(lambda s: s.card)
+        user.app._held = [events.Key("N", "N"), events.Key("s", "s")]
+        at_once(user, "x", "m", "enter")
+        user.app.take_keys()
+        await user.until(lambda s: s.labels.get(str(UNLABELLED)))
+        assert user.state.labels[str(UNLABELLED)] == "sxm"
+        assert user.app._patience is None
+
+
+async def test_nothing_takes_the_focus_from_a_field_that_is_about_to_get_keys() -> None:
+    async with driving() as user:
+        await user.press("escape", "3", "slash")
+        user.app._held, user.app._moving = [events.Key("x", "x")], True
+        user.app._tick()
+        await user.settle()
+        assert user.app.inspect.features.filter.has_focus
+        user.app.take_keys()
+        await user.until(lambda s: s.needle == "x")
 
 
 async def test_a_card_comes_without_a_prompt() -> None:
