@@ -10,7 +10,7 @@ from textual.widgets import Input, TextArea
 from tui.actions import moves_focus
 from tui.screens.inspect import InspectScreen
 
-_MOVED_WITHIN = 0.4
+_MOVED_WITHIN = 0.2
 """Seconds after which a key that was to move the focus has not done so."""
 
 

@@ -57,8 +57,8 @@ def test_a_screen_full_of_tokens(terminal: Terminal) -> None:
     assert terminal.cost_of("j", 1.0) < REPAINT / 2, "another feature colours every token anew"
     terminal.send("2")
     terminal.settle()
-    assert 1_000 < terminal.cost_of("+") < REPAINT, "one pane over the whole screen"
-    assert 1_000 < terminal.cost_of("+") < REPAINT, "all panes again"
+    assert 1_000 < terminal.cost_of("+", 1.0) < REPAINT, "one pane over the whole screen"
+    assert 1_000 < terminal.cost_of("+", 1.0) < REPAINT, "all panes again"
 
 
 def test_idle_sends_nothing(terminal: Terminal) -> None:

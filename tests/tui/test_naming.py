@@ -200,7 +200,7 @@ async def test_nothing_takes_the_focus_from_a_field_that_is_about_to_get_keys() 
         await user.press("escape", "3", "slash")
         user.app._held, user.app._moving = [events.Key("x", "x")], True
         user.app._tick()
-        await user.settle()
+        await user.pilot.pause()
         assert user.app.inspect.features.filter.has_focus
         user.app.take_keys()
         await user.until(lambda s: s.needle == "x")
