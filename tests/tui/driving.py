@@ -58,7 +58,7 @@ class Driver:
             await self.pilot._wait_for_screen()
             pumps = (self.app, *self.app.screen.walk_children(with_self=True))
             quiet = 0 if any(pump.message_queue_size for pump in pumps) else quiet + 1
-            while self.app._held and self.app._moving:  # keys that wait for the focus to move, for a moment at most
+            while self.app._held and self.app._moving and self.app.is_running:  # keys that wait for the focus to move
                 await asyncio.sleep(0.01)
                 quiet = 0
         await self.pilot.pause()
