@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.commands import circuits, getting, labels, steering
+from engine.commands import circuits, getting, labels, steering, studies
 from engine.commands.common import (
     AsJson,
     Chat,
@@ -31,7 +31,7 @@ from engine.text import visible
 from sessions import commands as exchange
 
 if TYPE_CHECKING:
-    from engine.protocol import Intervention, Open
+    from engine.protocol import Intervention, Open, StudyResult
 
 app = group(
     "A terminal inspector for the sparse-autoencoder features of language models.",
@@ -75,6 +75,15 @@ def _read_preset(given: str) -> tuple[Intervention, ...]:
         names = ", ".join(repr(preset.name) for preset in presets) or "none"
         raise BadRequest(f"{given} holds {len(presets)} presets: {names}.", "Name one, as FILE:NAME.")
     return (find_preset(presets, given[end + 1 :]) if end < whole else presets[0]).interventions
+
+
+def _record_study(path: Path, opening: Open, result: StudyResult) -> str:
+    from sessions.studies import record_study
+
+    return record_study(path, opening, result)
+
+
+app.add_typer(studies.studies_group(_record_study), name="study")
 
 
 @app.callback(invoke_without_command=True)

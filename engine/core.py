@@ -31,6 +31,7 @@ from engine.protocol import (
     MeasureControl,
     MeasureFaithfulness,
     MeasureImpact,
+    MeasureStudy,
     MeasureSweep,
     NextTokensFound,
     Open,
@@ -46,12 +47,15 @@ from engine.protocol import (
     Steer,
     Tokenised,
     Trace,
+    TryText,
     Verify,
 )
 from engine.reading import plain_numbers
 from engine.steering.impact import measure_impact
 from engine.steering.ranking import rank_ablations
 from engine.steering.steerer import Steerer
+from engine.studies.measure import measure_study
+from engine.trying import try_text
 
 
 class Engine:
@@ -113,6 +117,10 @@ class Engine:
                 self._tracing().verify(request, job)
             case MeasureFaithfulness():
                 self._tracing().faithfulness(request, job)
+            case MeasureStudy():
+                measure_study(self.opened, request.settings, job)
+            case TryText():
+                job.emit(try_text(self.opened, request, job))
             case _:
                 raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
         memory = memory_in_use(self.opened.model.device)

@@ -27,8 +27,9 @@ from engine.steering_results import (
     Step,
     SweepResult,
 )
+from engine.study_results import StudyResult
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -164,6 +165,22 @@ class Checked(Event, frozen=True, kw_only=True, tag="checked"):
 
 class FaithfulnessFound(Event, frozen=True, kw_only=True, tag="faithfulness"):
     result: Faithfulness
+
+
+class StudyGrown(Event, frozen=True, kw_only=True, tag="study"):
+    """The study so far; the last one of a request is `finished`."""
+
+    result: StudyResult
+
+
+class TextTried(Event, frozen=True, kw_only=True, tag="tried"):
+    """A feature on an edited text: its activation on every token."""
+
+    feature: FeatureRef
+    tokens: tuple[Token, ...]
+    values: tuple[float, ...]
+    maximum: float | None
+    """The feature's largest known activation, as on its card."""
 
 
 class Done(Event, frozen=True, kw_only=True, tag="done"):

@@ -57,7 +57,9 @@ from engine.events import (
     RowRead,
     Steered,
     Stopped,
+    StudyGrown,
     SweepGrown,
+    TextTried,
     Tokenised,
     TraceGrown,
 )
@@ -69,6 +71,7 @@ from engine.requests import (
     MeasureControl,
     MeasureFaithfulness,
     MeasureImpact,
+    MeasureStudy,
     MeasureSweep,
     Open,
     Pair,
@@ -82,6 +85,7 @@ from engine.requests import (
     ShowCard,
     Steer,
     Trace,
+    TryText,
     Verify,
 )
 from engine.results import (
@@ -137,24 +141,42 @@ from engine.steering_results import (
     Unit,
     parse_positions,
 )  # fmt: skip
+from engine.study_results import (
+    AnyView,
+    Bars,
+    Cell,
+    Column,
+    Curve,
+    FeatureSet,
+    Heat,
+    Histogram,
+    Scatter,
+    SetMember,
+    StudyResult,
+    Table,
+)
+from engine.study_settings import POSITIONAL, STUDIES, AnyStudy, name_of, settings_from
 
 # fmt: off
 __all__ = [
-    "ABLATE_TO", "ERROR", "KINDS", "METRIC", "PROTOCOL", "SETS_VALUE", "AblateTo", "Ablation", "AblationResult",
-    "AblationRow", "AblationsRanked", "Adjust", "Adjusted", "Aggregate", "AnyEvent", "AnyRequest", "Arm",
-    "ArmFigures", "BadRequest", "Cancel", "CardRead", "Change", "Check", "Checked", "Choice", "Circuit",
-    "CircuitEdge", "CircuitNode", "CircuitSettings", "CircuitSite", "Context", "ControlFound", "ControlResult",
-    "Count", "Counted", "DictionaryInfo", "Done", "Ended", "EngineFault", "ErrorMode", "Event", "Failed",
-    "Faithfulness", "FaithfulnessFound", "FaithfulnessPoint", "FeatureCard", "FeatureChange", "FeatureRef",
-    "FeaturesFound", "FeaturesResult", "Flip", "Generated", "Generation", "Gradients", "Hello", "HintsRead", "Hit",
-    "ImpactArm", "ImpactFound", "ImpactResult", "Intervention", "Kind", "Label", "LabelHit", "LabelSearch",
-    "LabelSet", "LabelsFound", "ListHints", "MeasureControl", "MeasureFaithfulness", "MeasureImpact", "MeasureSweep",
-    "Memory", "MemoryPlan", "Method", "Metric", "MetricKind", "ModelInfo", "NextToken", "NextTokensFound", "NodeRef",
-    "Open", "Opened", "Pair", "Positions", "Prepare", "Progress", "Provenance", "Rank", "RankAblations", "Request",
-    "Residency", "Row", "RowRead", "Run", "SaescopeError", "Scores", "SearchLabels", "SessionError", "SetLabel",
-    "ShowCard", "SiteFigures", "SiteImpact", "Steer", "SteerResult", "Steered", "Step", "Stopped", "SweepGrown",
-    "SweepPoint", "SweepResult", "Token", "TokenFeature", "TokenValue", "Tokenised", "Trace", "TraceGrown", "Unit",
-    "Verify", "event_from_line", "parse_feature", "parse_positions", "request_from_line", "to_line",
+    "ABLATE_TO", "ERROR", "KINDS", "METRIC", "POSITIONAL", "PROTOCOL", "SETS_VALUE", "STUDIES", "AblateTo",
+    "Ablation", "AblationResult", "AblationRow", "AblationsRanked", "Adjust", "Adjusted", "Aggregate", "AnyEvent",
+    "AnyRequest", "AnyStudy", "AnyView", "Arm", "ArmFigures", "BadRequest", "Bars", "Cancel", "CardRead", "Cell",
+    "Change", "Check", "Checked", "Choice", "Circuit", "CircuitEdge", "CircuitNode", "CircuitSettings",
+    "CircuitSite", "Column", "Context", "ControlFound", "ControlResult", "Count", "Counted", "Curve",
+    "DictionaryInfo", "Done", "Ended", "EngineFault", "ErrorMode", "Event", "Failed", "Faithfulness",
+    "FaithfulnessFound", "FaithfulnessPoint", "FeatureCard", "FeatureChange", "FeatureRef", "FeatureSet",
+    "FeaturesFound", "FeaturesResult", "Flip", "Generated", "Generation", "Gradients", "Heat", "Hello",
+    "HintsRead", "Histogram", "Hit", "ImpactArm", "ImpactFound", "ImpactResult", "Intervention", "Kind", "Label",
+    "LabelHit", "LabelSearch", "LabelSet", "LabelsFound", "ListHints", "MeasureControl", "MeasureFaithfulness",
+    "MeasureImpact", "MeasureStudy", "MeasureSweep", "Memory", "MemoryPlan", "Method", "Metric", "MetricKind",
+    "ModelInfo", "NextToken", "NextTokensFound", "NodeRef", "Open", "Opened", "Pair", "Positions", "Prepare",
+    "Progress", "Provenance", "Rank", "RankAblations", "Request", "Residency", "Row", "RowRead", "Run",
+    "SaescopeError", "Scatter", "Scores", "SearchLabels", "SessionError", "SetLabel", "SetMember", "ShowCard",
+    "SiteFigures", "SiteImpact", "Steer", "SteerResult", "Steered", "Step", "Stopped", "StudyGrown", "StudyResult",
+    "SweepGrown", "SweepPoint", "SweepResult", "Table", "TextTried", "Token", "TokenFeature", "TokenValue",
+    "Tokenised", "Trace", "TraceGrown", "TryText", "Unit", "Verify", "event_from_line", "name_of", "parse_feature",
+    "parse_positions", "request_from_line", "settings_from", "to_line",
 ]
 # fmt: on
 
@@ -177,6 +199,8 @@ AnyRequest: TypeAlias = (
     | Trace
     | Verify
     | MeasureFaithfulness
+    | MeasureStudy
+    | TryText
     | Cancel
 )
 
@@ -203,6 +227,8 @@ AnyEvent: TypeAlias = (
     | TraceGrown
     | Checked
     | FaithfulnessFound
+    | StudyGrown
+    | TextTried
     | Done
     | Failed
     | Stopped

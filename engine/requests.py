@@ -18,6 +18,7 @@ from engine.circuit_results import (
 )
 from engine.results import FeatureRef, Rank
 from engine.steering_results import Intervention
+from engine.study_settings import AnyStudy
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
@@ -258,6 +259,20 @@ class MeasureFaithfulness(Request, frozen=True, kw_only=True, tag="faithfulness"
     start_layer: int = 0
     held_out: tuple[Pair, ...] = ()
     circuit: Circuit | None = None
+
+
+class MeasureStudy(Request, frozen=True, kw_only=True, tag="study"):
+    """Carry out a study; `StudyGrown` answers, perhaps several times."""
+
+    settings: AnyStudy
+
+
+class TryText(Request, frozen=True, kw_only=True, tag="try"):
+    """One feature on a text that is being edited; the last prompt and its readings stay what they are."""
+
+    feature: FeatureRef
+    text: str
+    chat: bool = False
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):

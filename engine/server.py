@@ -31,6 +31,7 @@ from engine.protocol import (
     ListHints,
     MeasureControl,
     MeasureFaithfulness,
+    MeasureStudy,
     MeasureSweep,
     Open,
     Prepare,
@@ -44,15 +45,16 @@ from engine.protocol import (
     Steer,
     Stopped,
     Trace,
+    TryText,
     request_from_line,
     to_line,
 )
 from engine.quiet import quiet_libraries
 
 _ABOUT_CIRCUITS = Trace | MeasureFaithfulness
-_LONG = _ABOUT_CIRCUITS | MeasureControl | MeasureSweep | RankAblations
+_LONG = _ABOUT_CIRCUITS | MeasureControl | MeasureSweep | RankAblations | MeasureStudy
 _LOOKED_UP = Row | ShowCard | ListHints | SearchLabels | SetLabel
-_SHORT = Run | _LOOKED_UP | Prepare | Steer
+_SHORT = Run | _LOOKED_UP | Prepare | Steer | TryText
 
 
 class Answers(Protocol):

@@ -26,6 +26,7 @@ from engine.protocol import (
     NodeRef,
     Open,
     SteerResult,
+    StudyResult,
     SweepResult,
 )
 
@@ -83,6 +84,13 @@ class CircuitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     faithfulness: Faithfulness | None = None
 
 
+class StudyRecord(msgspec.Struct, frozen=True):
+    """A study that was carried out, as far as it came."""
+
+    at: str
+    result: StudyResult
+
+
 class View(msgspec.Struct, frozen=True):
     """What was on the screen: a replay opens where the session was left."""
 
@@ -138,6 +146,7 @@ class Session(msgspec.Struct, frozen=True):
     evidence: tuple[EvidenceRecord, ...] = ()
     presets: tuple[Preset, ...] = ()
     circuits: tuple[CircuitRecord, ...] = ()
+    studies: tuple[StudyRecord, ...] = ()
     marks: tuple[FeatureRef, ...] = ()
     log: tuple[LogLine, ...] = ()
     view: View = View()
@@ -145,7 +154,7 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def is_empty(self) -> bool:
         """Nothing worth keeping happened."""
-        kept = (self.runs, self.steers, self.evidence, self.presets, self.circuits, self.marks)
+        kept = (self.runs, self.steers, self.evidence, self.presets, self.circuits, self.studies, self.marks)
         return not (any(kept) or self.view.draft.strip())
 
 

@@ -1,0 +1,30 @@
+"""Settings of random walks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from engine.study_settings.base import POSITIONAL, Seed, StudySettings
+
+
+class Walk(StudySettings, frozen=True, kw_only=True, tag="walk"):
+    """Random walks from a prompt's features, and what the model says on the way.
+
+    Steps have a fixed length in feature space: along any features (plain), along those that are active
+    (sparse), or along single decoder directions; the same walk in activation space stands beside them.
+    """
+
+    prompt: Annotated[str, Meta(description="The prompt.", extra={POSITIONAL: True})] = ""
+    source: Annotated[str | None, Meta(description="The dictionary; the middle one that is open otherwise.")] = None
+    ways: Annotated[
+        tuple[str, ...], Meta(description="plain, sparse, decoder or activation; all of them otherwise.")
+    ] = ()
+    steps: Annotated[int, Meta(ge=1, le=1000, description="Steps of a walk.")] = 20
+    length: Annotated[float, Meta(gt=0, description="Of a step, as a share of the norm of the activations.")] = 0.1
+    walks: Annotated[int, Meta(ge=1, le=1000, description="Walks of each kind.")] = 8
+    positions: Annotated[Literal["last", "all"], Meta(description="Walk at the last token, or at every one.")] = "last"
+    tokens: Annotated[int, Meta(ge=0, le=200, description="Let the model continue so far; 0: not at all.")] = 12
+    texts: Annotated[int, Meta(ge=1, description="Generate at so many steps of the first walk of each kind.")] = 5
+    seed: Seed = 0
