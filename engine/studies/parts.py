@@ -71,3 +71,9 @@ def plain_cell(value: Any) -> Cell:
         return int(value)
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def pieces_of(opened: OpenSet, ids: Sequence[int]) -> list[bytes]:
+    """The bytes of tokens; a special token has none."""
+    tokenizer = opened.model.tokenizer
+    return [b"" if tokenizer.token(i).special else tokenizer.piece(i) for i in ids]

@@ -10,21 +10,24 @@ from engine.study_settings.base import POSITIONAL, Context, Sources, StudySettin
 
 
 class Concepts(StudySettings, frozen=True, kw_only=True, tag="concepts"):
-    """Which concepts of a list have a feature of their own, against how often they occur.
+    """Which concepts of a list have a feature of their own, against how often they occur in text.
 
-    A concept has a feature where one fires on it much more than on the other concepts of the list. (Scaling
-    Monosemanticity calls this completeness; feature-circuits uses that word for something else.)
+    A concept has a feature where one fires on it in every sentence, and much more strongly than on any other concept of
+    the list. (Scaling Monosemanticity calls this completeness; feature-circuits uses that word for something else.)
     """
 
     concepts: Annotated[
         tuple[str, ...],
-        Meta(description="cities, elements, or a file, a concept a line.", extra={POSITIONAL: True}),
+        Meta(description="cities, elements, boroughs, or a file with a concept a line.", extra={POSITIONAL: True}),
     ] = ("cities",)
     templates: Annotated[tuple[str, ...], Meta(description="Sentences with {} for the concept.")] = ()
     margin: Annotated[
         float,
-        Meta(gt=0, description="A feature is the concept's where it fires so many times as strongly as on others."),
+        Meta(gt=0, description="A concept's feature fires so many times as strongly on it as on others of the list."),
     ] = 2.0
+    elsewhere: Annotated[
+        float, Meta(ge=0, le=1, description="… and fires half as strongly on at most this share of other tokens.")
+    ] = 1e-4
     text: Text = ()
     tokens: Tokens = 50_000
     context: Context = 128
