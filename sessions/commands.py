@@ -13,16 +13,24 @@ from engine.errors import BadRequest
 
 @one_line_errors
 def export(
-    file: Annotated[Path, typer.Argument(help="A session, or a circuit that `saescope circuit` wrote.")],
+    file: Annotated[
+        Path, typer.Argument(help="A session, or what `saescope circuit` or `saescope study` wrote with --out.")
+    ],
     to: Annotated[
         str,
         typer.Option(
-            help="quicklist of the marks, or presets; of a circuit: svg, dot, graph (Neuronpedia's), json, quicklist."
+            help="quicklist of the marks or of a --set, presets; of a circuit: svg, dot, graph (Neuronpedia's), json, "
+            "quicklist; of a --study: json or csv."
         ),
     ] = "quicklist",
     circuit: Annotated[
         int | None, typer.Option(min=1, help="Which circuit of the session, from 1; the last otherwise.")
     ] = None,
+    study: Annotated[
+        int | None, typer.Option(min=1, help="Which study of the session, from 1; of a circuit or study file none.")
+    ] = None,
+    set: Annotated[str | None, typer.Option(help="A named set of a study, as a quicklist.")] = None,
+    table: Annotated[str | None, typer.Option(help="Of a study as csv: this table; the first otherwise.")] = None,
     name: Annotated[str | None, typer.Option(help="The list's name; the session's title otherwise.")] = None,
     form: Annotated[
         str, typer.Option(help="Of a quicklist: auto, published, compact or nested (short, grouped by source).")
@@ -37,17 +45,25 @@ def export(
 ) -> None:
     """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
     from engine.documents import to_json
-    from sessions import circuit_export
+    from sessions import circuit_export, study_export
     from sessions.annotations import read_annotations
     from sessions.export import Exported, export_quicklist
     from sessions.quicklist import form_choice
     from sessions.store import read_session
 
     chosen = form_choice(form)
-    if to not in (*circuit_export.FORMATS, "presets"):
-        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(circuit_export.FORMATS)} or presets.")
+    formats = (*circuit_export.FORMATS, "csv", "presets")
+    if to not in formats:
+        raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(formats[:-1])} or {formats[-1]}.")
+    of_study = study is not None or study_export.is_study(file)
     exported: str | Exported
-    if to == "presets":
+    if set is not None or (of_study and to == "quicklist"):
+        if to != "quicklist":
+            raise BadRequest(f"A set is exported as a quicklist, not as {to}.", "Use --to quicklist.")
+        exported = study_export.export_set(file, set or "", name, chosen)
+    elif of_study or to == "csv":
+        exported = study_export.export_study(study_export.find_study(file, study), to, table)
+    elif to == "presets":
         from sessions.presets import export_presets
 
         exported = export_presets(read_session(file))
