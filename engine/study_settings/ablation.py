@@ -19,7 +19,10 @@ class Ablation(StudySettings, frozen=True, kw_only=True, tag="ablation"):
     pairs: Pairs = ()
     features: Annotated[
         tuple[str, ...],
-        Meta(description="SOURCE:INDEX, or a file with a set: a quicklist, a session, or a selection's JSON."),
+        Meta(
+            description="SOURCE:INDEX; or a file with sets: a study's JSON, a session, or a feature a line; FILE#NAME "
+            "is one set of it. The strongest by mean effect otherwise."
+        ),
     ] = ()
     by: Annotated[
         tuple[str, ...],
@@ -30,8 +33,10 @@ class Ablation(StudySettings, frozen=True, kw_only=True, tag="ablation"):
         Meta(description="Ablated features become zero, or have their value on the patch prompt."),
     ] = "both"
     errors: Annotated[
-        Literal["keep", "remove"], Meta(description="What the dictionaries do not explain is kept or removed.")
+        Literal["keep", "remove"],
+        Meta(description="What the dictionaries do not explain is kept, or ablated like the features."),
     ] = "keep"
     largest: Annotated[int, Meta(ge=1, description="Combinations of at most so many features.")] = 3
+    count: Annotated[int, Meta(ge=1, description="Without --feature: take so many of the strongest.")] = 6
     examples: Examples = None
     sources: Sources = ()
