@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from engine.study_settings.base import Context, Examples, Pairs, Seed, Sources, StudySettings, Text, Tokens, Top
+from engine.study_settings.base import (
+    POSITIONAL,
+    Context,
+    Examples,
+    Pairs,
+    Sources,
+    StudySettings,
+    Text,
+    Tokens,
+    Top,
+)
 
 
 class Universality(StudySettings, frozen=True, kw_only=True, tag="universality"):
@@ -16,7 +26,13 @@ class Universality(StudySettings, frozen=True, kw_only=True, tag="universality")
     space by the cosine of their decoder rows.
     """
 
-    other: Annotated[tuple[str, ...], Meta(description="The dictionaries compared with; may be repeated.")] = ()
+    features: Annotated[
+        tuple[str, ...], Meta(description="SOURCE:INDEX, told of by name.", extra={POSITIONAL: True})
+    ] = ()
+    other: Annotated[
+        tuple[str, ...],
+        Meta(description="The dictionaries compared with: sources that are open, or as --dictionary; may be repeated."),
+    ] = ()
     other_model: Annotated[str | None, Meta(description="Their model; the open one otherwise.")] = None
     pairs: Pairs = ()
     count: Annotated[int, Meta(ge=1, description="Features selected in each.")] = 30
@@ -25,6 +41,9 @@ class Universality(StudySettings, frozen=True, kw_only=True, tag="universality")
     text: Text = ()
     tokens: Tokens = 20_000
     context: Context = 128
-    seed: Seed = 12
+    fires: Annotated[int, Meta(ge=2, description="Match only features that fire on at least so many tokens.")] = 10
+    most: Annotated[
+        int, Meta(ge=2, le=32_768, description="Of each dictionary match at most so many, those that fire most.")
+    ] = 4096
     top: Top = 30
     sources: Sources = ()
