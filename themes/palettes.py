@@ -41,6 +41,8 @@ class Palette:
     negative: str
     positive: str
     """The ends of the diverging ramp: turned down, turned up."""
+    series: tuple[str, ...]
+    """Colours that tell series and groups apart, different among the sixteen of a plain terminal too."""
 
 
 DARK = Palette(
@@ -70,6 +72,7 @@ DARK = Palette(
     ),
     negative="#5fafff",
     positive="#ffaf5f",
+    series=("#ffaf5f", "#5f87ff", "#5fd75f", "#d75fd7", "#5fffff", "#ff5f5f"),
 )
 
 LIGHT = Palette(
@@ -99,6 +102,7 @@ LIGHT = Palette(
     ),
     negative="#005faf",
     positive="#af5f00",
+    series=("#af5f00", "#005fd7", "#008700", "#af00af", "#008787", "#d70000"),
 )
 
 PALETTES = {palette.name: palette for palette in (DARK, LIGHT)}
