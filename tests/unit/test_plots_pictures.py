@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import unicodedata
 
 import pytest
@@ -320,21 +319,6 @@ def test_paths_are_joined_and_only_within_themselves() -> None:
     dots = [sum("⠀" < c <= "⣿" for c in line) for line in lines[1:-3]]
     assert dots[-1] > 40
     assert sum(dots[:-1]) == 0
-
-
-def test_sixteen_thousand_points_are_redrawn_at_once() -> None:
-    rows = tuple((math.sin(n) * n, math.cos(n * 1.7) * n, math.sin(n * 0.3) * n, n % 5) for n in range(16_000))
-    view = Scatter(title="S", table="t", x="x", y="y", z="z", group="g")
-    shown = picture(view, table("x:signed y:signed z:signed g:count", *rows))
-    shown.draw(200, 50, PAINT)
-    times = []
-    for step in range(7):
-        shown.turn(1, 0)
-        shown.zoom(1 if step % 2 else -1)
-        start = time.process_time()
-        shown.draw(200, 50, PAINT)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.1, times
 
 
 # --- heat ---------------------------------------------------------------------------------------------------------
