@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.commands import circuits, getting, labels, steering, studies
+from engine.commands import circuits, getting, labels, prompts, steering, studies
 from engine.commands.common import (
     AsJson,
     Chat,
@@ -48,6 +48,7 @@ app.command("ablate")(steering.ablate)
 app.command("dictionaries")(getting.dictionaries)
 app.add_typer(getting.get_app, name="get")
 app.add_typer(labels.app, name="labels")
+app.add_typer(prompts.app, name="prompts")
 getting.get_app.command("labels")(labels.get_labels)
 
 

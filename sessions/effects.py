@@ -1,24 +1,18 @@
-"""Effects on a circuit's metric as the published quicklists were made from them: strongest first, grouped by site."""
+"""Effects on a circuit's metric as entries of published lists: which are features, and what their sites are called.
+
+Which are the strongest, and in what order they are listed, is said in `engine.selection`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from engine.errors import BadRequest
+from engine.selection import Effect, top
 from sessions.links import Entry
 
-
-class Effect(msgspec.Struct, frozen=True):
-    """The effect of one node at a site of a circuit: `attn_3`, `mlp_0`, `resid_5` or `embed`."""
-
-    site: str
-    index: int | str
-    """Of a feature; an error node is written ε, error, −1, or as the number of features."""
-    effect: float
-
+__all__ = ["WIDTHS", "Effect", "features_of", "source_of", "strongest"]
 
 WIDTHS: Mapping[tuple[str, str], int] = {
     ("pythia-70m-deduped", "att-sm"): 32_768,
@@ -66,9 +60,8 @@ def strongest(
     widths: Mapping[tuple[str, str], int] = WIDTHS,
 ) -> list[Entry]:
     """The `count` strongest features by |effect|, grouped by site in the order sites are first met; no error nodes."""
-    ranked = sorted(features_of(effects, model, sets, widths), key=lambda e: -abs(e.effect))[:count]
-    sites = list(dict.fromkeys(e.site for e in ranked))
-    return [Entry(model, source_of(e.site, sets), str(e.index)) for site in sites for e in ranked if e.site == site]
+    chosen = top(features_of(effects, model, sets, widths), count)
+    return [Entry(model, source_of(e.site, sets), str(e.index)) for e in chosen]
 
 
 def _set_of(site: str, sets: Mapping[str, str]) -> str | None:

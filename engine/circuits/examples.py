@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engine.errors import BadRequest, PromptTooLong
 from engine.opening import OpenSet
+from engine.prompts.checking import one_token
 from engine.protocol import Pair
 
 _BATCH_TOKENS = 1024
@@ -38,12 +39,9 @@ def answer_id(opened: OpenSet, text: str) -> int:
         BadRequest: it is none, or several.
     """
     tokenizer = opened.model.tokenizer
+    if (answer := one_token(tokenizer, text)) is not None:
+        return answer
     ids = tokenizer.encode(text, bos=False) if text else []
-    if len(ids) == 1:
-        return ids[0]
-    spaced = tokenizer.encode(" " + text, bos=False) if text else []
-    if not text.startswith(" ") and len(spaced) == 1:
-        return spaced[0]
     pieces = " + ".join([*(repr(tokenizer.token(i).text) for i in ids[:6]), *(["…"] if len(ids) > 6 else [])])
     raise BadRequest(
         f"{text!r} is {len(ids)} tokens, not one{': ' + pieces if ids else ''}.",

@@ -62,12 +62,12 @@ def evaluate(
 ) -> dict[str, Figures]:
     """Figures of every dictionary over `contexts`; losses over `loss_contexts`, which cost three passes for each."""
     found = tally(model, [Trial.own(d) for d in dictionaries], contexts, job, rows)
-    clean, counted = _loss(model, None, None, loss_contexts, rows, job, "clean loss")
+    clean, counted = mean_loss(model, None, None, loss_contexts, rows, job, "clean loss")
     figures = {}
     for dictionary, own in zip(dictionaries, found, strict=True):
         spliced, mean_ablated, zero_ablated = (
-            _loss(model, dictionary, replace, loss_contexts, rows, job, f"{dictionary.source} {how}")[0]
-            for how, replace in _replacements(dictionary, own).items()
+            mean_loss(model, dictionary, replace, loss_contexts, rows, job, f"{dictionary.source} {how}")[0]
+            for how, replace in replacements(dictionary, own).items()
         )
         figures[dictionary.source] = Figures(
             explained_variance=own.every.explained,
@@ -84,7 +84,7 @@ def evaluate(
     return figures
 
 
-def _replacements(dictionary: Dictionary, own: Tally) -> dict[str, Replace]:
+def replacements(dictionary: Dictionary, own: Tally) -> dict[str, Replace]:
     """What stands in for an activation: the reconstruction, the mean of the sample, nothing."""
 
     def splice(x: Tensor, _: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _replacements(dictionary: Dictionary, own: Tally) -> dict[str, Replace]:
     return {"spliced": splice, "mean-ablated": mean, "zero-ablated": zero}
 
 
-def _loss(
+def mean_loss(
     model: LanguageModel,
     dictionary: Dictionary | None,
     replace: Replace | None,

@@ -1,0 +1,268 @@
+"""The token table of the 1L notebook: where a feature is strongest, in words, and on which tokens it fires at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.corpus.index import Index, open_index
+from engine.corpus.reading import Batch, Read, read_batches
+from engine.corpus.text import contexts_of, documents_of, name_of_text
+from engine.errors import BadRequest
+from engine.opening import OpenSet
+from engine.results import FeatureRef
+from engine.studies.measure import Growing
+from engine.studies.parts import features_of, plain_cell, result_of, table
+from engine.study_results import Bars, Cell, Column, StudyResult, Table
+from engine.study_settings.tokens import TokenTable
+
+BEFORE, AFTER = 5, 1
+"""Tokens shown around each, as in the notebook."""
+
+_PLACES = (
+    Column("feature", "feature"),
+    Column("rank", "count"),
+    Column("before", "token", "The five tokens before it, as far as the model saw them."),
+    Column("token", "token"),
+    Column("after", "token", "The token after it, as far as the model saw one."),
+    Column("activation", "number", "The feature's activation there."),
+    Column("share of maximum", "share", "The same as a share of the strongest in this table."),
+    Column("source", "text", "What the text calls itself."),
+    Column("document", "count", "Its number in reading order, from 0."),
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A token on which a feature fires, with the tokens around it."""
+
+    value: float
+    before: tuple[int, ...]
+    token: int
+    after: tuple[int, ...]
+    origin: str
+    document: int
+
+
+@dataclass
+class Firings:
+    """What is known so far of one feature.
+
+    Attributes:
+        occurrences, fired, total: of every token id, [V]: how often it counted, how often the feature fired on it, and
+            the sum of its activations, by size where they have a sign.
+    """
+
+    ref: FeatureRef
+    occurrences: NDArray[np.int64]
+    fired: NDArray[np.int64]
+    total: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+    peaks: list[Peak] = field(default_factory=list)
+
+    @classmethod
+    def none(cls, ref: FeatureRef, vocabulary: int) -> Firings:
+        seen, fired = np.zeros(vocabulary, np.int64), np.zeros(vocabulary, np.int64)
+        return cls(ref, seen, fired, np.zeros(vocabulary), np.zeros(vocabulary))
+
+    def add(self, batch: Batch, read: Read, top: int) -> None:
+        """Take a batch; of places, the `top` strongest so far are kept, the earlier where two are equal."""
+        here = read.entries.features == self.ref.index
+        rows, values = read.entries.rows[here].cpu().numpy(), read.entries.values[here].double().cpu().numpy()
+        ids = batch.ids[rows]
+        self.occurrences += np.bincount(batch.ids[read.counts.cpu().numpy()], minlength=len(self.occurrences))
+        self.fired += np.bincount(ids, minlength=len(self.fired))
+        np.add.at(self.total, ids, np.abs(values))
+        np.maximum.at(self.maximum, ids, np.abs(values))
+        least = abs(self.peaks[-1].value) if len(self.peaks) == top else 0.0
+        for place in np.argsort(-np.abs(values), kind="stable")[:top]:
+            if abs(values[place]) > least:
+                self.peaks.append(_peak(batch, int(rows[place]), float(values[place])))
+        self.peaks.sort(key=lambda peak: -abs(peak.value))
+        del self.peaks[top:]
+
+
+def measure(opened: OpenSet, settings: TokenTable, growing: Growing) -> StudyResult:
+    """The strongest tokens of every feature named, from text or from a corpus index.
+
+    Raises:
+        BadRequest: a feature is not open, the text cannot be read, or the index is not of these dictionaries.
+    """
+    refs = features_of(opened, settings.features)
+    if settings.index is not None:
+        return _from_index(opened, settings, refs, open_index(Path(settings.index).expanduser()))
+    dictionaries = opened.choose(tuple({ref.source for ref in refs}))
+    found = [Firings.none(ref, opened.model.unembedding.shape[0]) for ref in refs]
+    stream = contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens)
+    done = 0
+    for batch in read_batches(opened.model, dictionaries, stream, growing.job):
+        for firings in found:
+            firings.add(batch, batch.reads[firings.ref.source], settings.top)
+        done += len(batch.ids)
+        growing.rest()
+        growing.progress("reading text", done, settings.tokens)
+        if growing.is_due:
+            growing.grown(_result(opened, settings, found, done))
+    if not done:
+        raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
+    return _result(opened, settings, found, done)
+
+
+def _peak(batch: Batch, row: int, value: float) -> Peak:
+    context = batch.contexts[int(batch.context[row])]
+    inner = int(batch.inner[row])
+    ids = context.ids.tolist()
+    return Peak(
+        value=value,
+        before=tuple(ids[max(0, inner - BEFORE) : inner]),
+        token=ids[inner],
+        after=tuple(ids[inner + 1 : inner + 1 + AFTER]),
+        origin=context.source,
+        document=context.document,
+    )
+
+
+# --- from text --------------------------------------------------------------------------------------------------------
+
+
+def _result(opened: OpenSet, settings: TokenTable, found: Sequence[Firings], done: int) -> StudyResult:
+    figures: dict[str, Cell] = {"tokens read": done}
+    meanings = {"tokens read": "All tokens of the text that was read."}
+    rows: list[tuple[object, ...]] = []
+    total = 0
+    for firings in found:
+        ref, fired = firings.ref, int(firings.fired.sum())
+        counted = int(firings.occurrences.sum())
+        prefix = f"{ref} " if len(found) > 1 else ""
+        figures[f"{prefix}frequency"] = plain_cell(fired / counted) if counted else None
+        meanings[f"{prefix}frequency"] = "Share of counted tokens on which it fires."
+        figures[f"{prefix}maximum"] = plain_cell(firings.peaks[0].value) if firings.peaks else None
+        meanings[f"{prefix}maximum"] = "Its strongest activation."
+        own = _distinct(opened, firings)
+        total += len(own)
+        rows += own[: settings.top]
+    columns = (
+        Column("feature", "feature"),
+        Column("token", "token"),
+        Column("id", "count", "The token's id."),
+        Column("mean activation", "number", "Mean over all its occurrences, by size, zero where it does not fire."),
+        Column("share that fires", "share", "Share of its occurrences on which the feature fires."),
+        Column("occurrences", "count", "How often it counted."),
+        Column("share of firing", "share", "Of all tokens on which the feature fires, those that are this one."),
+        Column("maximum", "number", "Largest activation on it, by size."),
+    )
+    distinct = table(
+        "distinct", "Distinct tokens, by mean activation", columns, rows, total if total > len(rows) else None
+    )
+    notes = ["First tokens of contexts and attention sinks (norm over four medians) do not count."]
+    notes += [f"{f.ref} fired on no token of this text." for f in found if not f.peaks]
+    if any(opened.dictionaries[f.ref.source].signed for f in found):
+        notes.append("Activations that have a sign rank by their size.")
+    return result_of(
+        opened,
+        opened.choose(tuple({f.ref.source for f in found})),
+        settings,
+        f"Tokens of {_named([f.ref for f in found])} in {name_of_text(settings.text)}",
+        figures=figures,
+        meanings=meanings,
+        tables=(_places(opened, [(f.ref, f.peaks) for f in found]), distinct),
+        views=(
+            Bars(
+                title="Mean activation of distinct tokens", table="distinct", label="token", values=("mean activation",)
+            ),
+            Bars(title="Share of occurrences that fire", table="distinct", label="token", values=("share that fires",)),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _distinct(opened: OpenSet, firings: Firings) -> list[tuple[object, ...]]:
+    """A row for every token on which the feature fires, by mean activation."""
+    ids = firings.fired.nonzero()[0]
+    means = firings.total[ids] / firings.occurrences[ids]
+    fired = firings.fired.sum()
+    return [
+        (
+            firings.ref,
+            opened.model.tokenizer.token(token).text,
+            token,
+            mean,
+            firings.fired[token] / firings.occurrences[token],
+            int(firings.occurrences[token]),
+            firings.fired[token] / fired,
+            firings.maximum[token],
+        )
+        for token, mean in ((int(ids[place]), means[place]) for place in np.argsort(-means, kind="stable"))
+    ]
+
+
+# --- from an index ----------------------------------------------------------------------------------------------------
+
+
+def _from_index(opened: OpenSet, settings: TokenTable, refs: Sequence[FeatureRef], index: Index) -> StudyResult:
+    """The same table from what an index has kept: its contexts come from different documents."""
+    if index.manifest.model_sha256 != opened.sha256:
+        raise BadRequest(f"The index in {index.folder} is of another model.", "Open that model, or read text.")
+    found = []
+    figures: dict[str, Cell] = {"tokens read": index.progress.tokens}
+    meanings = {"tokens read": "All tokens of the text of the index."}
+    for ref in refs:
+        contexts = index.contexts(ref.source, ref.index)
+        if index.manifest.dictionaries[ref.source].sha256 != opened.dictionaries[ref.source].sha256:
+            raise BadRequest(f"The index in {index.folder} is of another {ref.source}.", "Open that one, or read text.")
+        found.append((ref, [_cut(c.value, c.ids, c.peak, c.origin, c.document) for c in contexts[: settings.top]]))
+        prefix = f"{ref} " if len(refs) > 1 else ""
+        figures[f"{prefix}frequency"] = plain_cell(index.density(ref.source)[ref.index])
+        meanings[f"{prefix}frequency"] = "Share of counted tokens on which it fires."
+        figures[f"{prefix}maximum"] = plain_cell(index.maximum(ref.source)[ref.index])
+        meanings[f"{prefix}maximum"] = "Its largest activation, by size."
+    return result_of(
+        opened,
+        opened.choose(tuple({ref.source for ref in refs})),
+        settings,
+        f"Tokens of {_named(refs)} in the index {index.folder.name}",
+        figures=figures,
+        meanings=meanings,
+        tables=(_places(opened, found),),
+        notes=(
+            f"The index keeps {index.manifest.contexts} contexts of a feature, each from another document; read text "
+            "for all places and for distinct tokens.",
+            "First tokens of contexts and attention sinks (norm over four medians) do not count.",
+        ),
+    )
+
+
+def _cut(value: float, ids: Sequence[int], peak: int, origin: str, document: int) -> Peak:
+    before, after = ids[max(0, peak - BEFORE) : peak], ids[peak + 1 : peak + 1 + AFTER]
+    return Peak(value, tuple(before), ids[peak], tuple(after), origin, document)
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _places(opened: OpenSet, found: Sequence[tuple[FeatureRef, Sequence[Peak]]]) -> Table:
+    tokenizer = opened.model.tokenizer
+    rows = [
+        (
+            ref,
+            rank,
+            tokenizer.text(list(peak.before)),
+            tokenizer.token(peak.token).text,
+            "".join(tokenizer.token(token).text for token in peak.after),
+            peak.value,
+            abs(peak.value) / abs(peaks[0].value),
+            peak.origin,
+            peak.document,
+        )
+        for ref, peaks in found
+        for rank, peak in enumerate(peaks, 1)
+    ]
+    return table("tokens", "Strongest tokens, with the five before and the one after", _PLACES, rows)
+
+
+def _named(refs: Sequence[FeatureRef]) -> str:
+    return ", ".join(map(str, refs[:3])) + (" …" if len(refs) > 3 else "")
