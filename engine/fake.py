@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine import fake_circuit, fake_labels, fake_steering
+from engine import fake_circuit, fake_labels, fake_steering, fake_study
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.protocol import (
@@ -42,6 +42,7 @@ from engine.protocol import (
     MeasureControl,
     MeasureFaithfulness,
     MeasureImpact,
+    MeasureStudy,
     MeasureSweep,
     Memory,
     ModelInfo,
@@ -65,6 +66,7 @@ from engine.protocol import (
     Tokenised,
     TokenValue,
     Trace,
+    TryText,
     Verify,
 )
 
@@ -124,6 +126,11 @@ class FakeEngine:
                 fake_circuit.verify(request, job, self._circuit)
             case MeasureFaithfulness():
                 fake_circuit.measure(request, job, self._circuit)
+            case MeasureStudy():
+                fake_study.measure(request.settings, job, _DICTIONARIES, _PROVENANCE)
+            case TryText():
+                words = _words(request.text)
+                fake_study.try_text(request, job, words, _row(words, request.feature), 44.1)
             case _:
                 raise BadRequest(f"{type(request).__name__} is not a request of this engine.")
         job.emit(Done(id=job.id, seconds=0.01, memory=_MEMORY))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding
 
-Group = Literal["anywhere", "prompt", "tokens", "features", "card", "circuit", "steering"]
+Group = Literal["anywhere", "prompt", "tokens", "features", "card", "circuit", "steering", "studies", "study"]
 
 GROUPS: dict[Group, str] = {
     "anywhere": "Anywhere (outside a text field)",
@@ -21,6 +21,8 @@ GROUPS: dict[Group, str] = {
     "card": "4 Card",
     "circuit": "5 Circuit",
     "steering": "6 Steering",
+    "studies": "7 Studies: the page of all",
+    "study": "7 Studies: the page of a result",
 }
 
 
@@ -46,7 +48,7 @@ class Action:
 
 
 _MOVING = frozenset({
-    "pane.prompt", "pane.tokens", "pane.features", "pane.card", "pane.circuit", "pane.steering", "features.filter",
+    "pane.prompt", "pane.tokens", "pane.features", "pane.card", "pane.circuit", "pane.steering", "pane.studies", "features.filter",
     "feature.steer", "feature.steer_marked", "feature.label", "labels.find", "labels.like", "session.import",
     "circuit.trace", "circuit.explain", "circuit.name", "circuit.group", "steering.add", "steering.number",
     "steering.type_positions", "steering.settings", "steering.save_preset",
@@ -95,6 +97,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("pane.card", "4", "pane('card')", "card", "Go to the feature card"),
     Action("pane.circuit", "5", "pane('circuit')", "circuit", "Go to the circuit"),
     Action("pane.steering", "6", "pane('steering')", "steering", "Go to steering"),
+    Action("pane.studies", "7", "studies", "studies", "Go to the studies: analyses over prompts and text, and their results"),
     Action("pane.next", "tab", "next_pane(1)", "next pane", "Go to the next pane", palette=False, priority=True),
     Action("pane.previous", "shift+tab", "next_pane(-1)", "pane before", "Go to the pane before", palette=False, priority=True),
     Action("view.zoom", "+", "zoom", "zoom", "Give the focused pane the whole screen, and back"),
@@ -189,6 +192,26 @@ ACTIONS: tuple[Action, ...] = (
     Action("steering.ablations", "A", "ask('ablations')", "ablations", "Rank the prompt's features by taking them out, beside activation and attribution", "steering"),
     Action("steering.save_preset", "W", "ask('save')", "save preset", "Keep the interventions that are on under a name", "steering"),
     Action("steering.open_preset", "O", "ask('presets')", "presets", "Choose from the presets of this session", "steering"),
+    *_moves("studies", "the list of results and studies"),
+    Action("studies.open", "enter,right,l", "choose", "open", "Open a result, or the form of a study", "studies", palette=False),
+    Action("studies.again", "a", "again", "again", "Open the form with a result's settings", "studies", palette=False),
+    Action("studies.stop", "e", "stop", "end", "Stop the study that runs and keep what it has found", "studies", palette=False),
+    Action("studies.delete", "d", "delete", "delete", "Take a result out of the session", "studies", palette=False),
+    Action("studies.undelete", "u", "undelete", "undelete", "Bring back the result that was deleted last", "studies", palette=False),
+    Action("studies.help", "?", "help", "help", "Keys", "studies", palette=False),
+    Action("studies.close", "escape,q", "leave", "back", "Back to the panes; a study goes on meanwhile", "studies", palette=False),
+    Action("study.next", "],tab", "section(1)", "next", "The next section: figures, plots, tables, sets; also by its digit", "study", palette=False),
+    Action("study.before", "[,shift+tab", "section(-1)", "before", "The section before", "study", palette=False),
+    Action("study.mark", "space", "mark", "mark", "Mark the feature under the cursor, in a set all its features; or unmark", "study", palette=False),
+    Action("study.steer", "s", "steer", "steer", "Take the feature under the cursor into steering, in a set all of them", "study", palette=False),
+    Action("study.steer_marked", "S", "steer_marked", "steer marked", "Take all marked features into steering", "study", palette=False),
+    Action("study.quicklist", "x", "export", "quicklist", "Show the Neuronpedia quicklist of a set, or of the marked features", "study", palette=False),
+    Action("study.copy", "y", "copy_link", "copy link", "Copy the link or name of the feature under the cursor", "study", palette=False),
+    Action("study.again", "a", "again", "again", "Open the form with these settings", "study", palette=False),
+    Action("study.stop", "e", "stop", "end", "Stop the study and keep what it has found", "study", palette=False),
+    Action("study.delete", "d", "delete", "delete", "Take the result out of the session; u on the page of all brings it back", "study", palette=False),
+    Action("study.help", "?", "help", "help", "Keys", "study", palette=False),
+    Action("study.close", "escape,q", "leave", "back", "Back to the list; a study goes on meanwhile", "study", palette=False),
 )  # fmt: skip
 
 HELP = "help.keys"
@@ -234,11 +257,15 @@ _FOOTERS: dict[Group, tuple[str, ...]] = {
         "steering.stronger", "steering.number", "steering.toggle", "steering.kind", "steering.seed", "steering.sweep",
         "steering.control",
     ),
+    "studies": ("studies.open", "studies.again", "studies.delete", "studies.close"),
+    "study": ("study.next", "study.mark", "study.again", "study.close"),
 }  # fmt: skip
 _ALWAYS = ("help.keys", "help.palette", "app.quit")
+_WITHOUT = frozenset({"prompt", "studies", "study"})
+"""Where those keys mean something else: in a text, and on a page."""
 
 
 def footer(group: Group) -> list[Action]:
     """What the footer says while a pane of this group has the focus: its own keys, then those of everywhere."""
-    always = () if group == "prompt" else _ALWAYS
+    always = () if group in _WITHOUT else _ALWAYS
     return [BY_ID[name] for name in (*_FOOTERS[group], *always)]

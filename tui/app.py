@@ -33,7 +33,7 @@ from sessions.model import Session
 from sessions.store import now, unfinished
 from themes.builtin import FALLBACK_VARIABLES, THEMES
 from themes.palettes import DEFAULT
-from tui import reducer, steering_reducer
+from tui import reducer, steering_reducer, study_reducer
 from tui.circuit_control import CircuitControl
 from tui.clipboard import Clipboard
 from tui.commands import ActionProvider
@@ -45,6 +45,7 @@ from tui.screens.following import Following
 from tui.screens.inspect import InspectScreen
 from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
+from tui.study_control import StudyControl
 from tui.styles import STYLE_SHEETS
 from tui.typing_ahead import TypingAhead
 from tui.wants import Wants
@@ -101,6 +102,7 @@ class SaescopeApp(TypingAhead, Clipboard):
         self.circuits = CircuitControl(self)
         self.steers = SteeringControl(self)
         self.labels = LabelControl(self)
+        self.studies = StudyControl(self)
         self._held = []
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -197,6 +199,7 @@ class SaescopeApp(TypingAhead, Clipboard):
         self.change(lambda s: reducer.reduce_event(s, event, now()))
         self.circuits.heard(before, self.state)
         self.steers.heard(before, self.state)
+        self.studies.heard(before, self.state)
         if isinstance(event, EngineLost):
             self._restart(ready)
         elif not ready and self.state.engine.phase == "ready":
@@ -226,7 +229,9 @@ class SaescopeApp(TypingAhead, Clipboard):
 
     @property
     def busy_seconds(self) -> float:
-        """How long the work under way has taken."""
+        """How long the work under way has taken, as the status line names it."""
+        if self.state.tasks and self.state.tasks[-1].kind == "study":
+            return self.studies.seconds
         return time.monotonic() - self._busy_since
 
     def _tick(self) -> None:
@@ -266,7 +271,7 @@ class SaescopeApp(TypingAhead, Clipboard):
             self.run_prompt(self.state.result.prompt)
 
     def stop_tasks(self) -> None:
-        self.cancel(self.state.tasks)
+        self.cancel(study_reducer.to_stop(self.state))
         self.steers.keep()
         self.change(lambda s: reducer.stopped(s, now()))
         self.say("Stopped.")
@@ -322,7 +327,7 @@ class SaescopeApp(TypingAhead, Clipboard):
         if self._recorder is None or not (closing or cut or self._recorder.is_dirty(self.state)):
             return
         if closing or cut:
-            self.state = steering_reducer.kept(self.state, now(), self.busy_seconds)
+            self.state = study_reducer.kept(steering_reducer.kept(self.state, now(), self.busy_seconds))
         try:
             at = self._recorder.write(self.state, closing=closing)
         except SessionError as error:

@@ -49,6 +49,7 @@ def to_session(state: State, base: Session) -> Session:
         evidence=state.evidence,
         presets=state.presets,
         circuits=state.circuits,
+        studies=state.studies,
         marks=state.marks,
         log=state.log,
         view=view,
@@ -56,8 +57,9 @@ def to_session(state: State, base: Session) -> Session:
 
 
 def _title(state: State) -> str:
-    """The first prompt names a session until the user does."""
-    first = state.runs[0].result.prompt if state.runs else state.draft
+    """The first prompt, or else the first study, names a session until the user does."""
+    studied = state.studies[0].result.title if state.studies else ""
+    first = state.runs[0].result.prompt if state.runs else state.draft or studied
     return " ".join(first.split())[:60]
 
 
@@ -70,7 +72,7 @@ def _versions() -> dict[str, str]:
 
 _KEPT = (
     "draft", "chat", "shown", "token", "feature", "scope", "site", "runs", "cards", "hints", "labels", "steers",
-    "evidence", "presets", "marks", "circuits", "circuit", "log", "title",
+    "evidence", "presets", "marks", "circuits", "circuit", "studies", "log", "title",
 )  # fmt: skip  # the parts of the state that are in the file
 
 

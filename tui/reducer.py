@@ -37,11 +37,12 @@ from engine.protocol import (
     RowRead,
     Steered,
     Stopped,
+    StudyGrown,
     SweepGrown,
     TraceGrown,
 )
 from sessions.model import LogLine, RunRecord
-from tui import circuit_reducer, label_reducer, steering_reducer
+from tui import circuit_reducer, label_reducer, steering_reducer, study_reducer
 from tui.state import DROP, ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
 from tui.text import counted
 
@@ -66,14 +67,21 @@ def logged(state: State, at: str, text: str) -> State:
 
 def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
     """The state after an event; `at` is the time it came."""
-    after = steering_reducer.settled(circuit_reducer.settled(_reduced(state, event, at)), at)
+    after = _settled(_reduced(state, event, at), at)
     if len(after.circuits) > len(state.circuits):
         after = logged(after, at, circuit_reducer.story(after.circuits[-1]))
     if after.steers is not state.steers:
         after = logged(after, at, steering_reducer.story(after.steers[-1].result))
     if after.evidence is not state.evidence:
         after = logged(after, at, steering_reducer.evidence_story(after.evidence[-1]))
+    for story in study_reducer.stories(after, state):
+        after = logged(after, at, story)
     return after
+
+
+def _settled(state: State, at: str) -> State:
+    """What has grown and does not any more is kept."""
+    return study_reducer.settled(steering_reducer.settled(circuit_reducer.settled(state), at))
 
 
 def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
@@ -111,6 +119,8 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
             return logged(circuit_reducer.checked(state, event.check), at, circuit_reducer.check_story(event.check))
         case FaithfulnessFound() if _awaited(state, event.id):
             return circuit_reducer.measured(state, event.result)
+        case StudyGrown() if _awaited(state, event.id):
+            return study_reducer.grown(state, event.result, at)
         case Done():
             return _ended(_engine(state, memory=event.memory), event.id)
         case Stopped():
@@ -228,6 +238,8 @@ def _failed(state: State, event: Failed, at: str) -> State:
         return state
     if task.kind == "steer":
         state = steering_reducer.given_up(state)
+    elif task.kind == "study":
+        state = study_reducer.failed(state, event.error)
     state = _with(_ended(state, event.id), notice=fault_notice(event.error, _PLACES[task.kind]))
     return logged(state, at, _story(event.error))
 
@@ -251,6 +263,7 @@ def left_alone(state: State, at: str) -> State:
 _PLACES: dict[TaskKind, Where] = {
     "run": "prompt", "steer": "steering", "control": "steering", "sweep": "steering", "impact": "steering",
     "ablations": "steering", "trace": "circuit", "verify": "circuit", "faithfulness": "circuit",
+    "study": "",
 }  # fmt: skip
 
 
@@ -315,9 +328,10 @@ def without_engine(state: State) -> State:
 
 
 def stopped(state: State, at: str = "") -> State:
-    """Everything under way was cancelled; a circuit and a sweep are kept as far as they had grown."""
-    state = steering_reducer.given_up(_with(state, tasks=()))
-    return steering_reducer.settled(circuit_reducer.settled(state), at)
+    """What was to stop is cancelled; a circuit, a sweep and a study are kept as far as they had grown."""
+    ended = study_reducer.to_stop(state)
+    state = _with(state, tasks=tuple(task for task in state.tasks if task not in ended))
+    return _settled(steering_reducer.given_up(state), at)
 
 
 def select_token(state: State, token: int) -> State:

@@ -43,6 +43,8 @@ def from_session(state: State, session: Session) -> State:
         circuits=session.circuits,
         growing=None,
         circuit=CircuitView(shown=view.circuit, node_threshold=view.node_threshold, edge_threshold=view.edge_threshold),
+        studies=session.studies,
+        study=msgspec.structs.replace(state.study, gone=None),
         title=session.title,
         log=session.log,
     )

@@ -23,13 +23,14 @@ from engine.protocol import (
     Rank,
     SiteFigures,
 )
-from sessions.model import CircuitRecord, EvidenceRecord, LogLine, Preset, RunRecord, SteerRecord
+from sessions.model import CircuitRecord, EvidenceRecord, LogLine, Preset, RunRecord, SteerRecord, StudyRecord
 from tui.circuit_state import CircuitView, TreeRow, tree
 from tui.steering_state import SteeringState
+from tui.study_state import StudyView
 
 Scope = Literal["prompt", "token"]
 TaskKind = Literal[
-    "run", "steer", "control", "sweep", "impact", "ablations", "trace", "verify", "faithfulness"
+    "run", "steer", "control", "sweep", "impact", "ablations", "trace", "verify", "faithfulness", "study"
 ]  # fmt: skip
 Where = Literal["", "prompt", "steering", "circuit"]
 """The pane in which something is said; "" is the status line."""
@@ -139,6 +140,8 @@ class State(msgspec.Struct, frozen=True, dict=True):
     growing: CircuitRecord | None = None
     """What the trace under way has found so far; it is kept when the trace ends, however it ends."""
     circuit: CircuitView = CircuitView()
+    studies: tuple[StudyRecord, ...] = ()
+    study: StudyView = StudyView()
     notice: Notice | None = None
     saved: str = ""
     title: str = ""

@@ -23,6 +23,8 @@ from tui.panes.steering_list import InterventionList
 from tui.panes.tokens import Tokens
 from tui.screens.inspect import InspectScreen
 from tui.screens.page import HelpPage
+from tui.screens.studies import StudiesPage
+from tui.screens.study_page import StudyPage
 from tui.text import cell_len
 
 EVERY_ACTION = pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
@@ -35,8 +37,12 @@ PLACES: dict[Group, type[DOMNode]] = {
     "card": CardPage,
     "circuit": CircuitBody,
     "steering": InterventionList,
+    "studies": StudiesPage,
+    "study": StudyPage,
 }
 """What has the focus, or stands around it, where a group's keys count."""
+PAGES: frozenset[Group] = frozenset({"studies", "study"})
+"""Groups of pages that lie over the panes: no key of everywhere reaches those."""
 _NAMED = {key.value for key in Keys} | set(KEY_NAME_REPLACEMENTS.values())
 
 
@@ -96,7 +102,7 @@ def test_panes_hide_no_key_of_everywhere_but_two() -> None:
     hidden = {
         (action.group, key)
         for action in ACTIONS
-        if action.group not in {"anywhere", "prompt"}
+        if action.group not in {"anywhere", "prompt", *PAGES}
         for key in action.keys.split(",")
         if key in everywhere
     }
@@ -134,7 +140,7 @@ def test_the_footer_shows_what_works_there(group: Group) -> None:
     assert len(set(shown)) == len(shown)
     assert {action.group for action in shown} <= {group, "anywhere"}
     assert all(BY_ID[action.id] is action for action in shown)
-    if group != "prompt":
+    if group not in {"prompt", *PAGES}:
         assert {"help.keys", "app.quit"} <= {action.id for action in shown}
 
 

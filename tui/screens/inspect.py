@@ -192,7 +192,7 @@ class InspectScreen(PageActions):
             self.steering.close_field()
         elif self.circuit.field.has_focus:
             self.circuit.close_field()
-        elif state.tasks:
+        elif any(task.kind != "study" for task in state.tasks):
             self.saescope.stop_tasks()
         elif self._at == "circuit" and state.circuit.grid:
             self.saescope.circuits.do("grid", 0)
@@ -204,6 +204,8 @@ class InspectScreen(PageActions):
             self.saescope.drop_queued()
         elif state.notice is not None:
             self.saescope.change(lambda s: reducer.notify(s, None))
+        elif state.tasks:
+            self.saescope.stop_tasks()  # a study takes long: one stops it only where nothing is nearer
         else:
             self.go_to("tokens" if self._at == "features" else "features")
 

@@ -57,6 +57,12 @@ class PageActions(Screen[None]):
 
         self.app.push_screen(NumbersPage(self.saescope.state))
 
+    def action_studies(self) -> None:
+        from tui.screens.studies import StudiesPage
+
+        self.rest()
+        self.app.push_screen(StudiesPage(self.saescope.studies))
+
     # --- labels -------------------------------------------------------------------------------------------------
 
     def action_labels(self) -> None:

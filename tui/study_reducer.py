@@ -1,0 +1,111 @@
+"""How the state changes with studies: what is asked, what grows, what is kept, what the user deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from engine.protocol import EngineFault, StudyResult
+from sessions.model import StudyRecord
+from tui.state import State, Task
+from tui.text import counted
+
+
+def _with(state: State, **changes: Any) -> State:
+    return msgspec.structs.replace(state, **changes)
+
+
+def _view(state: State, **changes: Any) -> State:
+    return _with(state, study=msgspec.structs.replace(state.study, **changes))
+
+
+# --- what the engine said -----------------------------------------------------------------------------------------
+
+
+def started(state: State, request: int, name: str, typed: Mapping[str, str]) -> State:
+    """A study was asked for; one under way is superseded, and what it had found is kept."""
+    state = settled(_with(state, tasks=tuple(task for task in state.tasks if task.kind != "study")))
+    failed = {study: fault for study, fault in state.study.failed.items() if study != name}
+    state = _view(state, asked=name, failed=failed, typed={**state.study.typed, name: dict(typed)})
+    return _with(state, tasks=(*state.tasks, Task(request, "study", f"{name} study")), notice=None)
+
+
+def grown(state: State, result: StudyResult, at: str) -> State:
+    """More of the result, or all of it."""
+    before = state.study.growing
+    return _view(state, growing=StudyRecord(before.at if before else at, result))
+
+
+def settled(state: State) -> State:
+    """Once no study runs any more, or its last result is there, it is kept."""
+    growing = state.study.growing
+    if growing is None or (state.task("study") is not None and not growing.result.finished):
+        return state
+    return _with(_view(state, growing=None), studies=(*state.studies, growing))
+
+
+def kept(state: State) -> State:
+    """The session is left: a study under way is kept as far as it came."""
+    return settled(_with(state, tasks=tuple(task for task in state.tasks if task.kind != "study")))
+
+
+def failed(state: State, fault: EngineFault) -> State:
+    """The study came to nothing, or to no end."""
+    return _view(state, failed={**state.study.failed, state.study.asked: fault})
+
+
+def story(record: StudyRecord) -> str:
+    """One line for the log."""
+    result = record.result
+    how = f"in {result.seconds:.1f} s" if result.finished else "stopped before it was finished"
+    return f"{result.study} study: {result.title}; {counted(len(result.tables), 'table', 'tables')}, {how}"
+
+
+def stories(state: State, old: State) -> tuple[str, ...]:
+    """Lines for the log where results came since an older state."""
+    new = state.studies[len(old.studies) :] if len(state.studies) > len(old.studies) else ()
+    return tuple(map(story, new))
+
+
+# --- what the user did --------------------------------------------------------------------------------------------
+
+
+def to_stop(state: State) -> tuple[Task, ...]:
+    """What the user means to stop: a study, which takes long, only where nothing else runs."""
+    return tuple(task for task in state.tasks if task.kind != "study") or state.tasks
+
+
+def delete(state: State, record: StudyRecord) -> State:
+    """Take a result out of the session; `undelete` brings back the last one that went."""
+    place = next((n for n, other in enumerate(state.studies) if other is record), None)
+    if place is None:
+        return state
+    studies = (*state.studies[:place], *state.studies[place + 1 :])
+    return _with(_view(state, gone=(place, record)), studies=studies)
+
+
+def undelete(state: State) -> State:
+    """Put the result that was deleted last where it stood."""
+    if state.study.gone is None:
+        return state
+    place, record = state.study.gone
+    return _with(_view(state, gone=None), studies=(*state.studies[:place], record, *state.studies[place:]))
+
+
+def records(state: State) -> tuple[StudyRecord, ...]:
+    """All results, the one that grows first, then the newest."""
+    growing = () if state.study.growing is None else (state.study.growing,)
+    return (*growing, *reversed(state.studies))
+
+
+def successor(state: State, record: StudyRecord) -> StudyRecord | None:
+    """The same study now: it may have grown, ended, or been deleted. One that grows is told by when it began."""
+    found = records(state)
+    if any(record is other for other in found):
+        return record
+    result = record.result
+    if result.finished:
+        return None
+    return next((r for r in found if (r.at, r.result.study) == (record.at, result.study)), None)
