@@ -171,7 +171,8 @@ def write_corpus(folder: Path, ids: NDArray[np.uint32], starts: list[tuple[int, 
     partial = folder / (CORPUS + ".partial")
     partial.unlink(missing_ok=True)
     names = sorted({name for _, name in starts})
-    table = np.array([(start, names.index(name)) for start, name in starts], dtype="<u4")
+    numbers = {name: number for number, name in enumerate(names)}
+    table = np.array([(start, numbers[name]) for start, name in starts], dtype="<u4").reshape(-1, 2)
     with _open(partial, write=True) as db:
         db.execute("CREATE TABLE meta (names TEXT, starts BLOB)")
         db.execute("CREATE TABLE chunks (start INTEGER PRIMARY KEY, data BLOB)")

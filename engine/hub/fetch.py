@@ -37,7 +37,7 @@ def fetch(wishes: Sequence[Wish], report: Report) -> Fetched:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
         )
     assert process.stdin is not None
@@ -101,7 +101,7 @@ def _died(process: subprocess.Popen[bytes]) -> DownloadFailed:
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """As ours, but with the network, and with our own package found first."""
     kept = {name: value for name, value in os.environ.items() if name not in _OFFLINE}
     home = str(Path(__file__).resolve().parent.parent.parent)

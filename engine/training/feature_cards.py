@@ -1,22 +1,21 @@
-"""Feature cards from held-out text: two passes over it, one to find where each feature peaks, one to read around.
+"""Feature cards from a part of a corpus index: what the text says of every feature, beside what the weights say.
 
-First tokens and attention sinks count nowhere. The ten contexts of a feature come from ten documents.
+First tokens and attention sinks count nowhere. The ten contexts of a feature come from ten documents. The text that is
+kept is what stands around peaks, each stretch once for all features that share it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from engine.cards import (
-    AFTER,
     BEFORE,
     BINS,
     CONTEXTS,
@@ -27,49 +26,14 @@ from engine.cards import (
     write_cards,
     write_corpus,
 )
+from engine.corpus.part import IndexPart
+from engine.corpus.reading import read_batches
+from engine.corpus.tables import NO_DOCUMENT, FeatureTable, bin_edges
+from engine.corpus.text import Stretch
 from engine.dictionary import Dictionary
 from engine.job import Job
 from engine.model import LanguageModel
-from engine.reading import SINK_FACTOR
-from engine.training.corpus import Context, batches
-
-
-@dataclass
-class _Peaks:
-    """Per feature its strongest tokens so far, one per document, as parallel arrays."""
-
-    feature: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    document: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    position: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    value: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-
-    def add(self, feature: Tensor, document: NDArray[np.int32], position: NDArray[np.uint32], value: Tensor) -> None:
-        """Merge candidates and keep the ten strongest per feature, each from another document."""
-        features = np.concatenate([self.feature, feature.cpu().numpy().astype(np.int32)])
-        documents = np.concatenate([self.document, document])
-        positions = np.concatenate([self.position, position])
-        values = np.concatenate([self.value, value.cpu().numpy()])
-        order = np.lexsort((-values, documents, features))
-        f, d = features[order], documents[order]
-        best_of_document = np.ones(len(order), bool)
-        best_of_document[1:] = (f[1:] != f[:-1]) | (d[1:] != d[:-1])
-        order = order[best_of_document]
-        order = order[np.lexsort((-values[order], features[order]))]
-        f = features[order]
-        order = order[np.arange(len(f)) - np.searchsorted(f, f) < CONTEXTS]
-        self.feature, self.document = features[order], documents[order]
-        self.position, self.value = positions[order], values[order]
-
-
-@dataclass
-class _Tally:
-    """What is counted for one dictionary in the first pass."""
-
-    dictionary: Dictionary
-    fired: Tensor
-    maximum: Tensor
-    counted: int = 0
-    peaks: _Peaks = field(default_factory=_Peaks)
+from engine.training.corpus import Context
 
 
 def make_cards(
@@ -81,129 +45,126 @@ def make_cards(
     rows: int = 16,
 ) -> None:
     """Write `cards.db` into every dictionary's folder and the text they share into `corpus_folder`."""
+    part = IndexPart.empty(dictionaries, CONTEXTS, model.device)
     starts = np.cumsum([0, *(len(c.ids) for c in contexts)])
-    write_corpus(
-        corpus_folder,
-        np.concatenate([c.ids for c in contexts]).astype(np.uint32),
-        [(int(s), c.source) for s, c in zip(starts, contexts, strict=False)],
-    )
-    device = model.device
-    tallies = [
-        _Tally(d, torch.zeros(d.d_sae, device=device), torch.zeros(d.d_sae, device=device)) for d in dictionaries
-    ]
-    for batch in _activations(model, dictionaries, contexts, rows, job, "finding peaks"):
-        tally = tallies[batch.number]
-        dense = batch.activations
-        tally.counted += int(batch.counts.sum())
-        row, feature = dense.nonzero(as_tuple=True)
-        tally.fired += torch.bincount(feature, minlength=tally.dictionary.d_sae)
-        tally.maximum = torch.maximum(tally.maximum, dense.amax(0))
-        at = row.cpu().numpy()
-        tally.peaks.add(feature, batch.documents[at], batch.positions[at], dense[row, feature])
-    columns = [_empty(model, t) for t in tallies]
-    for batch in _activations(model, dictionaries, contexts, rows, job, "reading contexts"):
-        _fill(columns[batch.number], tallies[batch.number], batch)
-    ids = np.concatenate([c.ids for c in contexts])
-    for tally, column in zip(tallies, columns, strict=True):
-        write_cards(tally.dictionary.folder, column, _peak_ids(column.peaks, ids), tally.counted)
+    placed = [Stretch(c.source, c.document, c.ids, int(s)) for s, c in zip(starts, contexts, strict=False)]
+    for batch in read_batches(model, dictionaries, placed, job, rows):
+        part.add(batch)
+        job.progress("reading text for cards", part.contexts, len(contexts))
+    write_cards_of(model, dictionaries, part, corpus_folder, job)
 
 
-def _peak_ids(peaks: NDArray[np.uint32], ids: NDArray[np.int32]) -> NDArray[np.uint32]:
+def write_cards_of(
+    model: LanguageModel, dictionaries: Sequence[Dictionary], part: IndexPart, corpus_folder: Path, job: Job
+) -> None:
+    """Write the cards of dictionaries from what a part says of them, and the text they share into `corpus_folder`."""
+    kept = {d.source: _kept(part.tables[d.source]) for d in dictionaries}
+    text = _Text.around(list(kept.values()), part.origins)
+    write_corpus(corpus_folder, text.ids, text.starts)
+    for number, dictionary in enumerate(dictionaries):
+        job.progress("writing cards", number, len(dictionaries))
+        columns = _columns(model, dictionary, part.tables[dictionary.source], kept[dictionary.source], text)
+        peak_ids = _peak_ids(kept[dictionary.source])
+        write_cards(dictionary.folder, columns, peak_ids, part.tables[dictionary.source].counted)
+
+
+def _kept(table: FeatureTable) -> dict[str, NDArray[Any]]:
+    """The contexts that cards show, [d_sae, at most 10] of every field."""
+    table.settle()
+    return {name: slots[:, :CONTEXTS] for name, slots in table.slots.items()}
+
+
+def _peak_ids(kept: dict[str, NDArray[Any]]) -> NDArray[np.uint32]:
     """[d_sae, 3] the commonest tokens at the peaks, the stronger peak first where equally common."""
+    peaks = kept["window_ids"][:, :, BEFORE]
     table = np.full((len(peaks), 3), Columns.NO_CONTEXT, np.uint32)
-    for row, positions in zip(table, peaks, strict=True):
-        tokens = ids[positions[positions != Columns.NO_CONTEXT]].tolist()
-        common = [token for token, _ in Counter(tokens).most_common(3)]
+    for row, ids in zip(table, peaks, strict=True):
+        common = [token for token, _ in Counter(ids[ids >= 0].tolist()).most_common(3)]
         row[: len(common)] = common
     return table
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """The activations of one dictionary on several contexts, laid end to end."""
+class _Text:
+    """Stretches of text laid end to end, and the number by which every token is found again."""
 
-    number: int
-    activations: Tensor
-    """[tokens, d_sae], zero where the token does not count."""
-    counts: Tensor
-    positions: NDArray[np.uint32]
-    """[tokens] in the corpus."""
-    documents: NDArray[np.int32]
-    context: NDArray[np.int32]
-    """[tokens] which context of the batch."""
+    ids: NDArray[np.uint32]
+    starts: list[tuple[int, str]]
+    keys: NDArray[np.int64]
 
+    @classmethod
+    def around(cls, kept: Sequence[dict[str, NDArray[Any]]], origins: list[str]) -> _Text:
+        """All that stands around peaks; neighbouring windows of a context become one stretch."""
+        found: list[tuple[NDArray[Any], ...]] = []
+        for slots in kept:
+            place, slot = np.nonzero(slots["document"] != NO_DOCUMENT)
+            own = {name: array[place, slot] for name, array in slots.items()}
+            there = own["window_ids"] >= 0
+            inner = own["inner"][:, None] + np.arange(-BEFORE, WINDOW - BEFORE)
+            keys = _keys(own["document"][:, None], own["start"][:, None], inner)
+            each = (np.broadcast_to(own[name][:, None], there.shape) for name in ("start", "origin"))
+            found.append(tuple(array[there] for array in (keys, own["window_ids"], inner, *each)))
+        keys, ids, inner, start, origin = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        keys, first = np.unique(keys, return_index=True)
+        ids, inner, start, origin = ids[first], inner[first], start[first], origin[first]
+        begins = np.ones(len(keys), bool)
+        begins[1:] = (
+            (keys[1:] >> 33 != keys[:-1] >> 33) | (start[1:] != start[:-1]) | (inner[1:] != inner[:-1] + 1)
+        )  # fmt: skip
+        starts = [(int(at), origins[origin[at]]) for at in np.flatnonzero(begins)]
+        return cls(ids.astype(np.uint32), starts, keys)
 
-def _activations(
-    model: LanguageModel,
-    dictionaries: list[Dictionary],
-    contexts: list[Context],
-    rows: int,
-    job: Job,
-    text: str,
-) -> Iterator[_Batch]:
-    position, done = 0, 0
-    for ids, group in batches(contexts, rows):
-        inputs = torch.from_numpy(ids).to(model.device, torch.long)
-        caught = model.capture(inputs, {d.site for d in dictionaries}, job)
-        lengths = [len(c.ids) for c in group]
-        context = np.repeat(np.arange(len(group), dtype=np.int32), lengths)
-        documents = np.array([c.document for c in group], np.int32)[context]
-        positions = np.arange(position, position + len(context), dtype=np.uint32)
-        inner = torch.cat([torch.arange(n) for n in lengths])
-        for number, dictionary in enumerate(dictionaries):
-            x = torch.cat([caught[dictionary.site][r, :n].reshape(n, -1) for r, n in enumerate(lengths)]).float()
-            norms = x.norm(dim=1)
-            counts = (inner > 0).to(x.device) & (norms <= SINK_FACTOR * norms.median())
-            activations = dictionary.encode(x) * counts[:, None]
-            yield _Batch(number, activations, counts, positions, documents, context)
-        position += len(context)
-        done += len(group)
-        job.progress(text, done, len(contexts))
+    def place(self, slots: dict[str, NDArray[Any]]) -> NDArray[np.uint32]:
+        """Where in the text the peaks are, [d_sae, 10]."""
+        found = np.full(slots["document"].shape, Columns.NO_CONTEXT, np.uint32)
+        there = slots["document"] != NO_DOCUMENT
+        keys = _keys(slots["document"][there], slots["start"][there], slots["inner"][there])
+        found[there] = np.searchsorted(self.keys, keys)
+        return found
 
 
-def _empty(model: LanguageModel, tally: _Tally) -> Columns:
-    """Columns with everything but windows and histograms filled in."""
-    size = tally.dictionary.d_sae
+def _keys(document: NDArray[Any], start: NDArray[Any], inner: NDArray[Any]) -> NDArray[np.int64]:
+    """Numbers of tokens, ordered as the text is; BOS comes after the last token of the context before."""
+    place = start.astype(np.int64) + inner + 1
+    return np.asarray((document.astype(np.int64) << 33) | (place << 1) | (inner == 0))
+
+
+def _columns(
+    model: LanguageModel, dictionary: Dictionary, table: FeatureTable, kept: dict[str, NDArray[Any]], text: _Text
+) -> Columns:
+    size = dictionary.d_sae
+    maximum = table.maximum.cpu().numpy()
+    scale = np.where(maximum > 0, maximum, 1)[:, None]
+    contexts = kept["document"].shape[1]
     peaks = np.full((size, CONTEXTS), Columns.NO_CONTEXT, np.uint32)
     strength = np.zeros((size, CONTEXTS), np.uint8)
-    found = tally.peaks
-    rank = np.arange(len(found.feature)) - np.searchsorted(found.feature, found.feature)
-    maximum = tally.maximum.cpu().numpy()
-    peaks[found.feature, rank] = found.position
-    strength[found.feature, rank] = np.round(255 * found.value / maximum[found.feature])
-    promoted, effect = _logit_effects(model, tally.dictionary)
+    window = np.zeros((size, CONTEXTS, WINDOW), np.uint8)
+    peaks[:, :contexts] = text.place(kept)
+    strength[:, :contexts] = np.round(255 * kept["strength"] / scale)
+    window[:, :contexts] = quantise((kept["window_values"] / scale[:, :, None]).astype(np.float32))
+    promoted, effect = _logit_effects(model, dictionary)
+    histogram = table.histogram.reshape(size, -1).cpu().numpy()
     return Columns(
-        density=(tally.fired / tally.counted).cpu().numpy(),
+        density=(table.fired / max(table.counted, 1)).float().cpu().numpy(),
         maximum=maximum,
-        histogram=np.zeros((size, BINS), np.uint32),
+        histogram=np.stack([_equal_bins(h, float(m)) for h, m in zip(histogram, maximum, strict=True)]),
         peaks=peaks,
         strength=strength,
-        window=np.zeros((size, CONTEXTS, WINDOW), np.uint8),
+        window=window,
         promoted=promoted,
         effect=effect,
     )
 
 
-def _fill(columns: Columns, tally: _Tally, batch: _Batch) -> None:
-    """Add a batch's activations to the histograms and to the windows whose peaks lie in it."""
-    dense = batch.activations
-    row, feature = dense.nonzero(as_tuple=True)
-    share = dense[row, feature] / tally.maximum[feature]
-    bins = (share * BINS).long().clamp(max=BINS - 1)
-    flat = torch.bincount(feature * BINS + bins, minlength=tally.dictionary.d_sae * BINS)
-    columns.histogram += flat.reshape(-1, BINS).cpu().numpy().astype(np.uint32)
-    first, last = int(batch.positions[0]), int(batch.positions[-1])
-    features, slots = np.nonzero((columns.peaks >= first) & (columns.peaks <= last))
-    if not len(features):
-        return
-    peak = columns.peaks[features, slots].astype(np.int64) - first
-    window = peak[:, None] + np.arange(-BEFORE, AFTER + 1)
-    inside = (window >= 0) & (window < len(batch.context))
-    window = window.clip(0, len(batch.context) - 1)
-    inside &= batch.context[window] == batch.context[peak][:, None]
-    values = dense[torch.from_numpy(window), torch.from_numpy(features)[:, None]].cpu().numpy()
-    shares = np.where(inside, values / tally.maximum.cpu().numpy()[features][:, None], 0)
-    columns.window[features, slots] = quantise(shares.astype(np.float32))
+def _equal_bins(counts: NDArray[np.int64], maximum: float) -> NDArray[np.uint32]:
+    """Counts in 16 equal bins from 0 to the maximum; what lies in a bin of the index is spread evenly over it."""
+    if maximum <= 0:
+        return np.zeros(BINS, np.uint32)
+    edges = np.minimum(bin_edges(), maximum)
+    edges[0], edges[-1] = 0, max(maximum, edges[-1])
+    below = np.interp(np.linspace(0, maximum, BINS + 1), edges, np.concatenate([[0], np.cumsum(counts)]))
+    below[-1] = counts.sum()
+    return np.asarray(np.diff(np.round(below)), np.uint32)
 
 
 def _logit_effects(model: LanguageModel, dictionary: Dictionary) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:

@@ -1,0 +1,274 @@
+"""The study of a corpus index: what it answers, what it leaves on disk, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.cards import CARDS, CONTEXTS, read_card
+from engine.corpus.dataset import data_set, documents
+from engine.corpus.index import open_index
+from engine.corpus.text import PIECE, documents_of, identity_of, name_of_text
+from engine.errors import BadRequest, DownloadFailed
+from engine.headless import Headless
+from engine.job import Job
+from engine.protocol import MeasureStudy, Open, StudyGrown, StudyResult
+from engine.study_settings.index import Index
+from tests import tiny
+from tests.conftest import ROOT
+from tests.engine.test_corpus_index import text_file
+
+COMMON: dict[str, Any] = {"context": 32, "contexts": 4, "rows": 3}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return text_file(tmp_path / "text", 150)
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path) -> Path:
+    return tiny.save_dictionary(tmp_path / "set" / "1-res-tiny", "topk")
+
+
+@pytest.fixture
+def headless(llama_folder: Path, dictionary: Path) -> Headless:
+    made = Headless(lambda *_: None)
+    made.ask(Open(id=1, model=str(llama_folder), dictionaries=(str(dictionary),), device="cpu"))
+    return made
+
+
+def ask(headless: Headless, **settings: Any) -> StudyResult:
+    found = headless.ask(MeasureStudy(id=2, settings=Index(**COMMON | settings)))
+    return [e.result for e in found if isinstance(e, StudyGrown)][-1]
+
+
+def test_the_study_answers_with_what_the_index_holds(headless: Headless, text: Path, tmp_path: Path) -> None:
+    result = ask(headless, text=(str(text),), folder=str(tmp_path / "i"))
+    index = open_index(tmp_path / "i")
+    assert result.finished
+    assert result.figures["tokens"] == index.progress.tokens
+    assert result.figures["documents"] == 150
+    assert result.figures["never_fired"] == int((index.fired("1-res-tiny") == 0).sum())
+    assert set(result.figures) == set(result.meanings)
+    features = result.table("features")
+    for name, density, maximum, mean in zip(
+        *(features.column(c) for c in ("feature", "density", "maximum", "mean")), strict=True
+    ):
+        at = int(str(name).partition(":")[2])
+        assert density == pytest.approx(index.density("1-res-tiny")[at], rel=1e-5)
+        assert maximum == pytest.approx(index.maximum("1-res-tiny")[at], rel=1e-5)
+        assert mean == (pytest.approx(index.mean("1-res-tiny")[at], rel=1e-5) if density else None)
+    densities = result.table("densities")
+    alive = int((index.fired("1-res-tiny") > 0).sum())
+    assert sum(int(n or 0) for n in densities.column("1-res-tiny")) == alive
+    for row in result.table("contexts").rows:
+        at = int(str(row[0]).partition(":")[2])
+        values = [c.value for c in index.contexts("1-res-tiny", at)]
+        assert any(row[1] == pytest.approx(v, rel=1e-5) for v in values)
+
+
+def test_a_second_run_has_nothing_to_read(headless: Headless, text: Path, tmp_path: Path) -> None:
+    first = ask(headless, text=(str(text),), folder=str(tmp_path / "i"))
+    again = ask(headless, text=(str(text),), folder=str(tmp_path / "i"))
+    assert again.figures["tokens_per_second"] is None
+    assert again.tables == first.tables
+
+
+def test_without_a_folder_it_is_kept_in_the_users_place(headless: Headless, text: Path, tmp_path: Path) -> None:
+    folder = Path(str(ask(headless, text=(str(text),)).figures["folder"]))
+    assert folder.parent == tmp_path / "data" / "indexes"
+    other = Path(str(ask(headless, text=(str(text),), tokens=300).figures["folder"]))
+    assert other != folder
+
+
+def test_cards_are_made_from_the_index(headless: Headless, text: Path, dictionary: Path, tmp_path: Path) -> None:
+    ask(headless, text=(str(text),), folder=str(tmp_path / "i"), contexts=CONTEXTS, cards=True)
+    index = open_index(tmp_path / "i")
+    assert (dictionary / CARDS).is_file()
+    checked = 0
+    for feature in range(tiny.D_SAE):
+        card, found = read_card(dictionary, feature), index.contexts("1-res-tiny", feature)
+        assert card.density == pytest.approx(index.density("1-res-tiny")[feature])
+        assert card.maximum == pytest.approx(index.maximum("1-res-tiny")[feature])
+        assert sum(card.histogram) == index.fired("1-res-tiny")[feature]
+        assert [c.ids for c in card.contexts] == [c.ids for c in found]
+        assert [c.peak for c in card.contexts] == [c.peak for c in found]
+        assert [c.origin for c in card.contexts] == [c.origin for c in found]
+        for one, other in zip(card.contexts, found, strict=True):
+            assert one.values == pytest.approx(other.values, abs=card.maximum / 30)
+            checked += 1
+    assert checked > 100
+
+
+def test_a_killed_run_goes_on_and_counts_nothing_twice(
+    headless: Headless, llama_folder: Path, dictionary: Path, text: Path, tmp_path: Path
+) -> None:
+    arguments = [str(llama_folder), str(dictionary), str(text), str(tmp_path / "killed")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.corpus_killed", *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kills, *reached = map(int, done.stdout.split())
+    assert kills >= 3
+    assert reached == sorted(reached)
+    assert any(0 < n < reached[-1] for n in reached)
+    ask(headless, text=(str(text),), folder=str(tmp_path / "whole"))
+    whole, killed = open_index(tmp_path / "whole"), open_index(tmp_path / "killed")
+    assert killed.progress.finished
+    for name, array in whole._file.arrays().items():
+        np.testing.assert_array_equal(array, killed._file.arrays()[name], name)
+
+
+def test_stopping_keeps_what_is_there(headless: Headless, text: Path, tmp_path: Path) -> None:
+    """As Ctrl-C does: what was shown last is kept, and the next run goes on."""
+    seen: list[int] = []
+
+    class Stopped(Job):
+        def rest(self) -> None:
+            seen.append(1)
+            if len(seen) == 20:
+                raise KeyboardInterrupt
+
+    settings = Index(**COMMON, text=(str(text),), folder=str(tmp_path / "i"))
+    with pytest.raises(KeyboardInterrupt):
+        headless.engine.handle(MeasureStudy(id=2, settings=settings), Stopped(2))
+    kept = open_index(tmp_path / "i").progress
+    assert kept.contexts > 0
+    assert not kept.finished
+    ask(headless, text=(str(text),), folder=str(tmp_path / "i"))
+    ask(headless, text=(str(text),), folder=str(tmp_path / "whole"))
+    for name, array in open_index(tmp_path / "whole")._file.arrays().items():
+        np.testing.assert_array_equal(array, open_index(tmp_path / "i")._file.arrays()[name], name)
+
+
+def test_shards_are_read_one_by_one_and_then_merged(headless: Headless, text: Path, tmp_path: Path) -> None:
+    where = {"text": (str(text),), "folder": str(tmp_path / "i"), "shards": 3}
+    one = ask(headless, **where, shard=1)
+    assert any("Only shard 1 of 3" in note for note in one.notes)
+    with pytest.raises(BadRequest, match="not whole"):
+        open_index(tmp_path / "i")
+    ask(headless, **where, shard=0)
+    ask(headless, **where, shard=2)
+    whole = ask(headless, text=(str(text),), folder=str(tmp_path / "whole"))
+    merged = ask(headless, **where)
+    assert merged.figures["tokens"] == whole.figures["tokens"]
+    assert merged.table("contexts") == whole.table("contexts")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"text": ("/nowhere.txt",)}, "no file /nowhere.txt"),
+        ({"text": ("hf://",)}, "names no data set"),
+        ({"text": ("hf://a/b?colour=red",)}, "'colour' is no setting"),
+        ({"shard": 0}, "no number of --shards"),
+        ({"shards": 2, "shard": 2}, "there is none 2"),
+        ({"workers": 2}, "--ray"),
+        ({"ray": "local", "shards": 1}, "nothing to spread"),
+        ({"sources": ("9-res",)}, "reads 9-res"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(headless: Headless, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        ask(headless, **settings)
+
+
+def test_text_that_is_too_short_is_told(headless: Headless, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("ab")
+    with pytest.raises(BadRequest, match="16 tokens"):
+        ask(headless, text=(str(tmp_path / "short.txt"),), folder=str(tmp_path / "i"))
+
+
+def test_a_folder_of_something_else_is_left_alone(headless: Headless, text: Path) -> None:
+    with pytest.raises(BadRequest, match="other things"):
+        ask(headless, text=(str(text),), folder=str(text.parent))
+    assert [f.name for f in text.parent.iterdir()] == ["text.jsonl"]
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_plain_file_comes_in_pieces(tmp_path: Path) -> None:
+    content = "".join(f"Paragraph {n}. " + "word " * (n % 90) + "\n\n" for n in range(600)) + "x" * (2 * PIECE)
+    (tmp_path / "long.txt").write_text(content)
+    pieces = [d.text for d in documents_of((str(tmp_path / "long.txt"),))]
+    assert "".join(pieces) == content
+    assert len(pieces) > 5
+    assert max(map(len, pieces)) <= PIECE
+    assert pieces[0].endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("a.txt", b"a\0b", "NUL"),
+        ("a.txt.gz", b"\x1f\x8b\x08\x00", "cut off or damaged"),
+        ("a.jsonl.xz", b"\xfd7zXZ\x00\x00", "cut off or damaged"),
+        ("a.jsonl", b'{"text": 3}\n', "no text"),
+    ],
+)
+def test_damaged_text_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadRequest, match=words):
+        list(documents_of((str(tmp_path / name),)))
+
+
+def test_a_text_that_changed_is_another(text: Path) -> None:
+    before = identity_of((str(text),))
+    text.write_text(text.read_text() + "\n")
+    assert identity_of((str(text),)) != before
+
+
+needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
+
+
+@needs_datasets
+def test_a_folder_is_read_through_datasets(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    lines = text.read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "a.jsonl").write_text("".join(lines[:90]))
+    (tmp_path / "data" / "b.jsonl").write_text("".join(lines[90:]))
+    found = list(documents_of((str(tmp_path / "data"),)))
+    assert [d.text for d in found] == [json.loads(line)["text"] for line in lines]
+    assert [d.text for d in documents_of((f"hf://{tmp_path / 'data'}?split=train",), skip=140)] == [
+        d.text for d in found[140:]
+    ]
+    assert name_of_text((str(tmp_path / "data"),)) == "data (train)"
+    with pytest.raises(BadRequest, match=r"no field 'body'.*There are text, source"):
+        list(documents(data_set(f"hf://{tmp_path / 'data'}?field=body")))
+
+
+@needs_datasets
+def test_a_hub_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadFailed, match=r"127.0.0.1:9 cannot be reached.*--text FOLDER"):
+        list(documents_of(("hf://owner/name",)))
+
+
+# --- Ray ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_the_remedy_is_told(headless: Headless, text: Path) -> None:
+    with pytest.raises(BadRequest, match=r"saescope\[ray\]"):
+        ask(headless, text=(str(text),), ray="local")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_workers_of_ray_give_what_one_run_gives(headless: Headless, text: Path, tmp_path: Path) -> None:
+    one = ask(headless, text=(str(text),), folder=str(tmp_path / "one"))
+    many = ask(headless, text=(str(text),), folder=str(tmp_path / "many"), ray="local", workers=1, shards=2)
+    assert many.figures["tokens"] == one.figures["tokens"]
+    whole, spread = open_index(tmp_path / "one"), open_index(tmp_path / "many")
+    for name, array in whole._file.arrays().items():
+        np.testing.assert_allclose(array, spread._file.arrays()[name], rtol=1e-12, err_msg=name)
