@@ -49,7 +49,7 @@ class Action:
 
 _MOVING = frozenset({
     "pane.prompt", "pane.tokens", "pane.features", "pane.card", "pane.circuit", "pane.steering", "pane.studies", "features.filter",
-    "feature.steer", "feature.steer_marked", "feature.label", "labels.find", "labels.like", "session.import",
+    "feature.steer", "feature.steer_marked", "feature.try", "feature.label", "labels.find", "labels.like", "session.import",
     "circuit.trace", "circuit.explain", "circuit.name", "circuit.group", "steering.add", "steering.number",
     "steering.type_positions", "steering.settings", "steering.save_preset",
 })  # fmt: skip
@@ -119,6 +119,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("tokens.strength_bars", "b", "bars", "bars", "Show activations as bars under the tokens too"),
     Action("prompt.chat", "ctrl+t", "chat", "chat", "Wrap the prompt in the model's chat template, or not"),
     Action("session.resume", "U", "resume", "resume", "Open the last session that was not closed in good order"),
+    Action("feature.try", "Y", "try_it", "try it", "Edit a text and watch the selected feature follow"),
     Action("feature.label", "N", "label", "label", "Give the selected feature a label of your own, kept on this machine"),
     Action("labels.find", "B", "labels", "browse labels", "Find features of the open dictionaries by what their labels say"),
     Action("labels.like", "tilde", "labels_like", "labels like it", "Find labels like the selected feature's"),

@@ -47,6 +47,7 @@ from tui.state import Notice, State, Task
 from tui.steering_control import SteeringControl
 from tui.study_control import StudyControl
 from tui.styles import STYLE_SHEETS
+from tui.try_control import TryControl
 from tui.typing_ahead import TypingAhead
 from tui.wants import Wants
 
@@ -103,6 +104,7 @@ class SaescopeApp(TypingAhead, Clipboard):
         self.steers = SteeringControl(self)
         self.labels = LabelControl(self)
         self.studies = StudyControl(self)
+        self.tries = TryControl(self)
         self._held = []
 
     def get_theme_variable_defaults(self) -> dict[str, str]:

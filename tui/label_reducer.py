@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.protocol import Failed, LabelSet
+from engine.protocol import Failed, HintsRead, LabelSet, LabelsFound
 from tui.state import Notice, State, fault_notice
 from tui.text import visible
 
@@ -20,6 +20,18 @@ def seek(state: State, request: int) -> State:
 def name(state: State, request: int) -> State:
     """A label is given, or taken away: whether that was done is said when the engine has answered."""
     return msgspec.structs.replace(state, naming=state.naming | {request})
+
+
+def heard(state: State, event: HintsRead | LabelsFound | LabelSet) -> State:
+    """What the engine said of labels."""
+    match event:
+        case HintsRead():
+            kept = {k: v for k, v in state.labels.items() if k not in event.hints}  # one may be gone meanwhile
+            return msgspec.structs.replace(state, hints={**state.hints, **event.hints}, labels={**kept, **event.labels})
+        case LabelsFound():
+            return msgspec.structs.replace(state, found=event.result) if event.id == state.seeking else state
+        case LabelSet():
+            return labelled(state, event)
 
 
 def labelled(state: State, event: LabelSet) -> State:

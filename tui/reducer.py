@@ -39,6 +39,7 @@ from engine.protocol import (
     Stopped,
     StudyGrown,
     SweepGrown,
+    TextTried,
     TraceGrown,
 )
 from sessions.model import LogLine, RunRecord
@@ -104,13 +105,10 @@ def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
             return _row(state, event)
         case CardRead():
             return _with(state, cards={**state.cards, event.card.ref: event.card})
-        case HintsRead():
-            kept = {k: v for k, v in state.labels.items() if k not in event.hints}  # one may be gone meanwhile
-            return _with(state, hints={**state.hints, **event.hints}, labels={**kept, **event.labels})
-        case LabelsFound() if event.id == state.seeking:
-            return _with(state, found=event.result)
-        case LabelSet():
-            return label_reducer.labelled(state, event)
+        case HintsRead() | LabelsFound() | LabelSet():
+            return label_reducer.heard(state, event)
+        case TextTried() if event.id == state.trying:
+            return _with(state, tried=event)
         case Generated() | Adjusted() | Steered() | ControlFound() | SweepGrown() | ImpactFound() | AblationsRanked():
             return steering_reducer.heard(state, event, at) if _awaited(state, event.id) else state
         case TraceGrown() if _awaited(state, event.id):
@@ -230,6 +228,8 @@ def _failed(state: State, event: Failed, at: str) -> State:
         return _without_model(state, event.error, at)
     if event.id and event.id == state.steering.adjusting:
         return steering_reducer.refused(state)
+    if event.id and event.id == state.trying:
+        return _with(state, notice=fault_notice(event.error))
     if label_reducer.concerns(state, event.id):
         after = label_reducer.refused(state, event)
         return logged(after, at, _story(event.error)) if event.id in state.naming else after

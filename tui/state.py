@@ -22,6 +22,7 @@ from engine.protocol import (
     Open,
     Rank,
     SiteFigures,
+    TextTried,
 )
 from sessions.model import CircuitRecord, EvidenceRecord, LogLine, Preset, RunRecord, SteerRecord, StudyRecord
 from tui.circuit_state import CircuitView, TreeRow, tree
@@ -131,6 +132,9 @@ class State(msgspec.Struct, frozen=True, dict=True):
     naming: frozenset[int] = frozenset()
     """Requests that give a label or take one away, and are not answered yet."""
     found: LabelSearch | None = None
+    trying: int = 0
+    """The reading of an edited text whose answer is awaited."""
+    tried: TextTried | None = None
     marks: tuple[FeatureRef, ...] = ()
     steering: SteeringState = SteeringState()
     steers: tuple[SteerRecord, ...] = ()

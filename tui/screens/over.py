@@ -63,6 +63,13 @@ class PageActions(Screen[None]):
         self.rest()
         self.app.push_screen(StudiesPage(self.saescope.studies))
 
+    def action_try_it(self) -> None:
+        from tui.screens.try_it import TryPage
+
+        feature = self._selected()
+        if feature is not None and self.saescope.labels.may("texts are tried"):
+            self.app.push_screen(TryPage(feature, self.saescope.tries), self._take_feature)
+
     # --- labels -------------------------------------------------------------------------------------------------
 
     def action_labels(self) -> None:
