@@ -20,7 +20,7 @@ def export(
         str,
         typer.Option(
             help="quicklist of the marks or of a --set, presets; of a circuit: svg, dot, graph (Neuronpedia's), json, "
-            "quicklist; of a --study: json or csv."
+            "quicklist; of a --study: json, csv (a --table) or svg (its plots)."
         ),
     ] = "quicklist",
     circuit: Annotated[
@@ -31,6 +31,9 @@ def export(
     ] = None,
     set: Annotated[str | None, typer.Option(help="A named set of a study, as a quicklist.")] = None,
     table: Annotated[str | None, typer.Option(help="Of a study as csv: this table; the first otherwise.")] = None,
+    plot: Annotated[
+        str | None, typer.Option(help="Of a study as svg: the plot of this number or title; all otherwise.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The list's name; the session's title otherwise.")] = None,
     form: Annotated[
         str, typer.Option(help="Of a quicklist: auto, published, compact or nested (short, grouped by source).")
@@ -55,14 +58,16 @@ def export(
     formats = (*circuit_export.FORMATS, "csv", "presets")
     if to not in formats:
         raise BadRequest(f"{to!r} is not a format.", f"Use --to {', '.join(formats[:-1])} or {formats[-1]}.")
-    of_study = study is not None or study_export.is_study(file)
+    of_study = study is not None or plot is not None or study_export.is_study(file)
+    if plot is not None and to != "svg":
+        raise BadRequest(f"A plot is exported as svg, not as {to}.", "Use --to svg.")
     exported: str | Exported
     if set is not None or (of_study and to == "quicklist"):
         if to != "quicklist":
             raise BadRequest(f"A set is exported as a quicklist, not as {to}.", "Use --to quicklist.")
         exported = study_export.export_set(file, set or "", name, chosen)
     elif of_study or to == "csv":
-        exported = study_export.export_study(study_export.find_study(file, study), to, table)
+        exported = study_export.export_study(study_export.find_study(file, study), to, table, plot)
     elif to == "presets":
         from sessions.presets import export_presets
 

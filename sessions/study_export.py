@@ -15,6 +15,7 @@ from sessions.export import Exported, export_features
 from sessions.model import Session, neuronpedia_ids
 from sessions.quicklist import FormChoice
 from sessions.store import read_session
+from sessions.study_picture import study_svg
 
 
 def is_study(path: Path) -> bool:
@@ -38,16 +39,20 @@ def find_study(path: Path, number: int | None = None) -> StudyResult:
     return studies[-1 if number is None else number - 1].result
 
 
-def export_study(result: StudyResult, to: str, table: str | None = None) -> str:
-    """A study as JSON, or one of its tables as CSV, the first where none is named.
+def export_study(result: StudyResult, to: str, table: str | None = None, plot: str | None = None) -> str:
+    """A study as JSON, one of its tables as CSV, the first where none is named, or its plots as SVG, all or one.
 
     Raises:
-        SessionError: it cannot be had in this form, or has no such table.
+        SessionError: it cannot be had in this form, or has no such table or plot.
     """
     if to == "json":
         return to_json(result)
+    if to == "svg":
+        return study_svg(result, plot)
     if to != "csv":
-        raise SessionError(f"A study cannot be exported as {to}.", "Use --to json or csv, or --set for a quicklist.")
+        raise SessionError(
+            f"A study cannot be exported as {to}.", "Use --to json, csv or svg, or --set for a quicklist."
+        )
     names = [known.name for known in result.tables]
     if not names or (table is not None and table not in names):
         raise SessionError(f"This study has no table {table or ''}.", f"It has {', '.join(names) or 'none'}.")
