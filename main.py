@@ -78,13 +78,21 @@ def _read_preset(given: str) -> tuple[Intervention, ...]:
     return (find_preset(presets, given[end + 1 :]) if end < whole else presets[0]).interventions
 
 
-def _record_study(path: Path, opening: Open, result: StudyResult) -> str:
-    from sessions.studies import record_study
+class _Records:
+    """Results of studies go into session files."""
 
-    return record_study(path, opening, result)
+    def check(self, file: Path) -> None:
+        from sessions.studies import check_free
+
+        check_free(file)
+
+    def add(self, file: Path, opening: Open, result: StudyResult) -> str:
+        from sessions.studies import record_study
+
+        return record_study(file, opening, result)
 
 
-app.add_typer(studies.studies_group(_record_study), name="study")
+app.add_typer(studies.studies_group(_Records()), name="study")
 
 
 @app.callback(invoke_without_command=True)

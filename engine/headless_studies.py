@@ -8,6 +8,7 @@ import msgspec
 
 from engine.errors import BadRequest
 from engine.headless import Headless, Report
+from engine.interrupts import interrupts_kept
 from engine.job import Job
 from engine.protocol import Event, MeasureStudy, Open, Progress, StudyGrown, StudyResult
 from engine.study_settings import STUDIES, AnyStudy, settings_from
@@ -58,7 +59,8 @@ def study(opening: Open, settings: AnyStudy, *, report: Report) -> StudyResult:
             found[:] = [event.result]
 
     try:
-        headless.engine.handle(MeasureStudy(id=2, settings=settings), Job(2, emit))
+        with interrupts_kept():
+            headless.engine.handle(MeasureStudy(id=2, settings=settings), Job(2, emit))
     except KeyboardInterrupt:
         if not found:
             raise

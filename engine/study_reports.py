@@ -1,4 +1,4 @@
-"""Results of studies as plain text, and their tables as CSV. Every string from a model passes `visible` first."""
+"""Results of studies as plain text, in which every string from a model has passed `visible`, and tables as CSV."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cell_text(cell: Cell, column: Column) -> str:
 
 
 def table_csv(table: Table) -> str:
-    """A table as CSV with a header: numbers as they are, nothing for what does not exist."""
+    """A table as CSV with a header: all as it is, nothing for what does not exist. Not safe for a terminal."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in table.columns])

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from engine.cards import has_cards, read_card
+from engine.errors import DictionaryMissing
 from engine.job import Job
 from engine.opening import OpenSet
-from engine.protocol import TextTried, TryText
+from engine.protocol import FeatureRef, TextTried, TryText
 from engine.reading import Reading, plain_numbers
 
 
@@ -36,5 +37,16 @@ def try_text(opened: OpenSet, request: TryText, job: Job) -> TextTried:
         feature=feature,
         tokens=tuple(marked),
         values=plain_numbers(reading.row(feature.index)),
-        maximum=read_card(dictionary.folder, feature.index).maximum if has_cards(dictionary.folder) else None,
+        maximum=_known_maximum(opened, feature),
     )
+
+
+def _known_maximum(opened: OpenSet, feature: FeatureRef) -> float | None:
+    """The largest activation of a feature's card, in the units that are shown; None where it has none."""
+    dictionary = opened.dictionaries[feature.source]
+    if opened.folded or not has_cards(dictionary.folder):  # cards hold raw f
+        return None
+    try:
+        return read_card(dictionary.folder, feature.index).maximum
+    except DictionaryMissing:  # damaged: the numbers do without
+        return None

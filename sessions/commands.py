@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from engine.commands.common import AsJson, check_writable, one_line_errors, print_result, say
 from engine.errors import BadRequest
+from engine.text import visible
 
 
 @one_line_errors
@@ -47,7 +49,7 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
-    from engine.documents import to_json
+    from engine.documents import to_json, write_whole
     from sessions import circuit_export, study_export
     from sessions.annotations import read_annotations
     from sessions.export import Exported, export_quicklist
@@ -65,7 +67,7 @@ def export(
     if set is not None or (of_study and to == "quicklist"):
         if to != "quicklist":
             raise BadRequest(f"A set is exported as a quicklist, not as {to}.", "Use --to quicklist.")
-        exported = study_export.export_set(file, set or "", name, chosen)
+        exported = study_export.export_set(file, set or "", name, chosen, study)
     elif of_study or to == "csv":
         exported = study_export.export_study(study_export.find_study(file, study), to, table, plot)
     elif to == "presets":
@@ -88,9 +90,10 @@ def export(
             say(line)
         exported = to_json(exported) if json else "\n".join(exported.urls)
     if out is not None:
-        out.write_text(exported, encoding="utf-8")
+        write_whole(out, exported)
     else:
-        typer.echo(exported)
+        on_terminal = to == "csv" and sys.stdout.isatty()  # what is piped stays as it is
+        typer.echo("\n".join(map(visible, exported.split("\n"))) if on_terminal else exported)
 
 
 @one_line_errors

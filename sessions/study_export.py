@@ -59,15 +59,21 @@ def export_study(result: StudyResult, to: str, table: str | None = None, plot: s
     return table_csv(result.table(table or names[0]))
 
 
-def export_set(path: Path, name: str, title: str | None = None, form: FormChoice = "auto") -> Exported:
-    """The addresses for the features of a named set, in its order.
+def export_set(
+    path: Path, name: str, title: str | None = None, form: FormChoice = "auto", study: int | None = None
+) -> Exported:
+    """The addresses for the features of a named set, in its order; of the `study`-th study, or the last that has it.
 
     Raises:
         SessionError: there is no such set, or none of its features has a page.
     """
     written = _written(path)
     session = Session("", "", "", opening=Open(id=0)) if written is not None else read_session(path)
-    chosen = find_set([written] if written is not None else [r.result for r in session.studies], name)
+    if written is not None or study is not None:
+        results = [find_study(path, study)]
+    else:
+        results = [record.result for record in session.studies]
+    chosen = find_set(results, name)
     pages = neuronpedia_ids(session)
     pages |= {m.feature.source: m.neuronpedia for m in chosen.members if m.neuronpedia is not None}
     features = [member.feature for member in chosen.members]
@@ -91,10 +97,16 @@ def find_set(results: Iterable[StudyResult], name: str) -> FeatureSet:
 
 
 def _written(path: Path) -> StudyResult | None:
+    """The result that a file is, None where it is something else; raises SessionError for one that is damaged."""
     try:
         document = msgspec.json.decode(path.read_bytes())
-        if not isinstance(document, dict) or not {"study", "provenance"} <= document.keys():
-            return None
-        return msgspec.convert(document, StudyResult)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if not isinstance(document, dict) or not {"study", "provenance"} <= document.keys():
+        return None
+    try:
+        return msgspec.convert(document, StudyResult)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise SessionError(
+            f"{path} is a study that cannot be read: {error}.", "It may be of a newer saescope; upgrade."
+        ) from None

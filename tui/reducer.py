@@ -42,12 +42,11 @@ from engine.protocol import (
     TextTried,
     TraceGrown,
 )
-from sessions.model import LogLine, RunRecord
+from sessions.model import RunRecord
 from tui import circuit_reducer, label_reducer, steering_reducer, study_reducer
+from tui.session_log import logged as logged
 from tui.state import DROP, ORDERS, RANKS, EngineState, Notice, State, Task, TaskKind, Where, fault_notice
 from tui.text import counted
-
-_LOG_LINES = 500
 
 
 def _with(state: State, **changes: Any) -> State:
@@ -56,11 +55,6 @@ def _with(state: State, **changes: Any) -> State:
 
 def _engine(state: State, **changes: Any) -> State:
     return _with(state, engine=msgspec.structs.replace(state.engine, **changes))
-
-
-def logged(state: State, at: str, text: str) -> State:
-    """The state with one more line in its session log."""
-    return _with(state, log=(*state.log, LogLine(at, text))[-_LOG_LINES:])
 
 
 # --- what the engine said -----------------------------------------------------------------------------------------
@@ -75,14 +69,12 @@ def reduce_event(state: State, event: AnyEvent | EngineLost, at: str) -> State:
         after = logged(after, at, steering_reducer.story(after.steers[-1].result))
     if after.evidence is not state.evidence:
         after = logged(after, at, steering_reducer.evidence_story(after.evidence[-1]))
-    for story in study_reducer.stories(after, state):
-        after = logged(after, at, story)
     return after
 
 
 def _settled(state: State, at: str) -> State:
     """What has grown and does not any more is kept."""
-    return study_reducer.settled(steering_reducer.settled(circuit_reducer.settled(state), at))
+    return study_reducer.settled(steering_reducer.settled(circuit_reducer.settled(state), at), at)
 
 
 def _reduced(state: State, event: AnyEvent | EngineLost, at: str) -> State:
@@ -229,7 +221,7 @@ def _failed(state: State, event: Failed, at: str) -> State:
     if event.id and event.id == state.steering.adjusting:
         return steering_reducer.refused(state)
     if event.id and event.id == state.trying:
-        return _with(state, notice=fault_notice(event.error))
+        return _with(state, trying=0, notice=fault_notice(event.error))
     if label_reducer.concerns(state, event.id):
         after = label_reducer.refused(state, event)
         return logged(after, at, _story(event.error)) if event.id in state.naming else after

@@ -33,11 +33,26 @@ class TryControl:
     def text(self, text: str) -> None:
         self._text = text
 
-    def read(self, feature: FeatureRef) -> None:
-        """Ask for the feature on the text; the answer arrives in the state, and only the newest counts."""
-        request = TryText(id=self._app.next_id(), feature=feature, text=self.text)
+    @property
+    def chat(self) -> bool:
+        """Whether the text goes into the chat template, as prompts do."""
+        return self._app.state.chat
+
+    def read(self, feature: FeatureRef) -> str:
+        """Ask for the feature on the text; the answer arrives in the state, and only the newest counts.
+
+        Returns why nothing can be asked, "" where it was.
+        """
+        request = TryText(id=self._app.next_id(), feature=feature, text=self.text, chat=self.chat)
+        state = self._app.state
+        if state.engine.phase != "ready" or not self._app.send(request):
+            return " ".join(state.unready)
         self._app.change(lambda s: asked(s, request.id))
-        self._app.send(request)
+        return ""
+
+    def forget(self) -> None:
+        """The answer that is awaited is not wanted any more."""
+        self._app.change(lambda s: asked(s, 0))
 
     def run(self, text: str) -> None:
         """Run the text as a prompt."""

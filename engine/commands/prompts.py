@@ -66,6 +66,7 @@ def build_prompts(
 
     With --model only words of equal length are paired, and rows its tokenizer cannot use are left out and named.
     """
+    from engine.documents import write_whole
     from engine.prompts.builtin import BUILT_IN
     from engine.prompts.checking import unusable
     from engine.prompts.reports import json_lines
@@ -97,7 +98,7 @@ def build_prompts(
     if out is None:
         typer.echo(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_whole(out, text + "\n")
         say(f"wrote {len(pairs)} rows to {out}")
 
 

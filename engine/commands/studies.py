@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
@@ -14,26 +14,34 @@ from engine.commands.common import group
 if TYPE_CHECKING:
     from engine.protocol import Open, StudyResult
 
-RecordStudy = Callable[[Path, "Open", "StudyResult"], str]
-"""Adds a result to a session file, made where there is none; what is said about it."""
+
+class Records(Protocol):
+    """Where results are kept: session files, of which the engine knows nothing."""
+
+    def check(self, file: Path) -> None:
+        """Raise SessionError where nothing could be added."""
+
+    def add(self, file: Path, opening: Open, result: StudyResult) -> str:
+        """Add a result, to a new file where there is none; what is said about it."""
 
 
-def studies_group(record: RecordStudy) -> typer.Typer:
-    """The group; `record` is what `--into` does."""
+def studies_group(records: Records) -> typer.Typer:
+    """The group; `records` is what `--into` means."""
+
+    @cache
+    def made() -> dict[str, Any]:
+        from engine.commands.study_commands import commands
+
+        return commands(records)
 
     class Studies(TyperGroup):
         """Finds its commands when they are asked for."""
 
         def list_commands(self, ctx: Any) -> list[str]:
-            return list(self._made())
+            return list(made())
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            return self._made().get(cmd_name)
-
-        def _made(self) -> dict[str, Any]:
-            from engine.commands.study_commands import commands
-
-            return commands(record)
+            return made().get(cmd_name)
 
     what = "Studies: analyses over prompts and text, each with figures, tables and plots."
     return group(what, cls=Studies, no_args_is_help=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -13,8 +12,8 @@ from typer.main import get_group
 
 from engine.commands.common import AsJson, check_writable, group, one_line_errors, print_result, report_progress, say
 from engine.commands.opening import opens_model
-from engine.commands.studies import RecordStudy
-from engine.documents import to_json
+from engine.commands.studies import Records
+from engine.documents import to_json, write_whole
 from engine.errors import BadRequest
 from engine.headless_studies import option_of, study, study_settings, words_of
 from engine.study_reports import study_text, table_csv
@@ -29,26 +28,29 @@ Into = Annotated[Path | None, typer.Option(help="Add the result to this session 
 Csv = Annotated[Path | None, typer.Option(help="Write every table as CSV into this folder.")]
 
 
-@lru_cache(maxsize=1)
-def commands(record: RecordStudy) -> dict[str, Any]:
-    """The commands by name; `record` is what `--into` does."""
+def commands(records: Records) -> dict[str, Any]:
+    """The commands by name; `records` is what `--into` means."""
     app = group("")
     for name, kind in STUDIES.items():
-        app.command(name)(_command(name, kind, record))
+        app.command(name)(_command(name, kind, records))
     return dict(get_group(app).commands)
 
 
-def _command(name: str, kind: type[StudySettings], record: RecordStudy) -> Callable[..., None]:
+def _command(name: str, kind: type[StudySettings], records: Records) -> Callable[..., None]:
     def command(*, opening: Open, out: Out = None, into: Into = None, csv: Csv = None, json: AsJson = False, **given: Any) -> None:  # fmt: skip  # noqa: E501
         check_writable(out)
         check_writable(into)
+        if csv is not None:
+            _make_folder(csv)
+        if into is not None:
+            records.check(into)
         result = study(opening, study_settings(name, given), report=report_progress)
         if out is not None:
-            out.write_text(to_json(result), encoding="utf-8")
+            write_whole(out, to_json(result))
         if csv is not None:
             _write_tables(csv, result)
         if into is not None:
-            say(record(into, opening, result))
+            say(records.add(into, opening, result))
         print_result(to_json(result), study_text(result), json)
         if not result.finished:
             say("stopped: the result is what was found until then.")
@@ -118,9 +120,12 @@ def _plain(kind: Any) -> tuple[Any, str, bool]:
     return (str if words_of(kind) else kind), text, positional
 
 
-def _write_tables(folder: Path, result: StudyResult) -> None:
-    if folder.is_file():
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
         raise BadRequest(f"{folder} is a file.", "Give a folder.")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_tables(folder: Path, result: StudyResult) -> None:
     for table in result.tables:
-        (folder / f"{table.name}.csv").write_text(table_csv(table), encoding="utf-8")
+        write_whole(folder / f"{table.name}.csv", table_csv(table))

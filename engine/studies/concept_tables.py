@@ -89,12 +89,12 @@ def concept_result(
         figures={
             "concepts": len(concepts),
             "covered": sum(has),
-            "share": round(sum(has) / len(has), 4),
+            "share": round(sum(has) / len(has), 4) if text.tokens >= _MANY else None,
             "tokens": text.tokens,
         },
         meanings={
             "covered": "Concepts with a feature of their own in some dictionary.",
-            "share": "The share of concepts that have one.",
+            "share": f"The share of concepts that have one; none where fewer than {_MANY:,} tokens were read.",
             "tokens": "Tokens of text read.",
         },
         tables=tuple(tables),
@@ -121,7 +121,7 @@ def _rarest(
         activation=float(mean[number, best]),
         ratio=float(candidates.ratio[best]) if rival >= 0 else math.inf,
         rival=concepts[rival] if rival >= 0 else "",
-        elsewhere=int(elsewhere[best]) / max(text.tokens, 1),
+        elsewhere=int(elsewhere[best]) / max(text.counted[source] - int(text.own[source][number]), 1),
         hits=int(hits[best]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +56,13 @@ class OnText:
     """What a text showed."""
 
     tokens: int
+    """All that was read."""
+    counted: dict[str, int]
+    """By source, the tokens that count."""
     occurrences: list[int]
     """Of every concept."""
+    own: dict[str, Tensor]
+    """By source [concepts]: tokens that count and are part of the concept."""
     elsewhere: dict[str, Tensor]
     """By source [d_sae]: tokens outside its concept on which a candidate fires at least half as strongly."""
     hits: dict[str, Tensor]
@@ -71,29 +76,37 @@ def read_text(
     concepts: Sequence[str],
     candidates: Mapping[str, Candidates],
     growing: Growing,
+    grown: Callable[[OnText], None],
 ) -> OnText:
-    """Read a text and count, for every candidate, where it fires. First tokens and sinks do not count."""
+    """Read a text and count, for every candidate, where it fires. First tokens and sinks do not count.
+
+    `grown` is told now and then what there is.
+    """
     either = "|".join(re.escape(concept) for concept in sorted(concepts, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)")
     number_of = {concept: number for number, concept in enumerate(concepts)}
     found = OnText(
         0,
+        dict.fromkeys((d.source for d in dictionaries), 0),
         [0] * len(concepts),
+        {d.source: torch.zeros(len(concepts), dtype=torch.long) for d in dictionaries},
         {d.source: torch.zeros(d.d_sae, dtype=torch.long) for d in dictionaries},
         {d.source: torch.zeros(d.d_sae, dtype=torch.long) for d in dictionaries},
     )
     for batch in read_batches(opened.model, dictionaries, contexts, growing.job):
         of, which = [], []  # of every token, the concept it is part of and the occurrence, −1 for none
         for context in batch.contexts:
-            concept, occurrence = _occurrences(opened, context.ids.tolist(), pattern, number_of)
+            concept, occurrence, matched = _occurrences(opened, context.ids.tolist(), pattern, number_of)
             of.append(concept)
             which.append(np.where(occurrence >= 0, occurrence + sum(found.occurrences), -1))
-            for place in np.unique(occurrence[occurrence >= 0]):
-                found.occurrences[int(concept[occurrence == place][0])] += 1
+            for number in matched:
+                found.occurrences[number] += 1
         tokens_of, occurrence_of = torch.from_numpy(np.concatenate(of)), torch.from_numpy(np.concatenate(which))
         for source, read in batch.reads.items():
             _count(read, candidates[source], tokens_of, occurrence_of, found)
         found.tokens += len(batch.ids)
+        if growing.is_due:
+            grown(found)
         growing.progress("reading text", batch.start + len(batch.contexts), len(contexts))
         growing.rest()
     return found
@@ -101,6 +114,9 @@ def read_text(
 
 def _count(read: Read, candidates: Candidates, concept: Tensor, occurrence: Tensor, found: OnText) -> None:
     source, size = read.dictionary.source, read.dictionary.d_sae
+    counts = read.counts.cpu()
+    found.counted[source] += int(counts.sum())
+    found.own[source] += torch.bincount(concept[counts & (concept >= 0)], minlength=len(found.occurrences))
     features, values, rows = (t.cpu() for t in (read.entries.features, read.entries.values, read.entries.rows))
     owner = candidates.owner[features]
     own = (owner >= 0) & (concept[rows] == owner)
@@ -112,13 +128,15 @@ def _count(read: Read, candidates: Candidates, concept: Tensor, occurrence: Tens
 
 def _occurrences(
     opened: OpenSet, ids: Sequence[int], pattern: re.Pattern[str], number_of: Mapping[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of every token the number of the concept it is part of and of the occurrence in the context, −1 for none."""
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Of every token the concept it is part of and the occurrence in the context, −1 for none; all that occurred."""
     pieces = pieces_of(opened, ids)
     text, starts, ends = characters(pieces)
     concept = np.full(len(ids), -1)
     occurrence = np.full(len(ids), -1)
+    matched = []
     for place, match in enumerate(pattern.finditer(text)):
         inside = (starts < match.end()) & (ends > match.start()) & (ends > starts)
-        concept[inside], occurrence[inside] = number_of[match.group()], place
-    return concept, occurrence
+        matched.append(number_of[match.group()])
+        concept[inside], occurrence[inside] = matched[-1], place
+    return concept, occurrence, matched

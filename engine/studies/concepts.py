@@ -22,7 +22,7 @@ from engine.errors import BadRequest
 from engine.opening import OpenSet
 from engine.studies.categories import DATA
 from engine.studies.concept_tables import concept_result
-from engine.studies.concept_text import candidates_of, read_text
+from engine.studies.concept_text import OnText, candidates_of, read_text
 from engine.studies.measure import Growing
 from engine.studies.parts import chosen, pieces_of
 from engine.studies.proxies import characters, words_in
@@ -56,8 +56,17 @@ def measure(opened: OpenSet, settings: Concepts, growing: Growing) -> StudyResul
     mean, least = activations(opened, dictionaries, concepts, templates, growing)
     candidates = {source: candidates_of(mean[source], least[source], settings.margin) for source in mean}
     contexts = list(contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens))
-    found = read_text(opened, dictionaries, contexts, concepts, candidates, growing)
-    return concept_result(opened, dictionaries, settings, concepts, mean, candidates, found)
+    if not contexts:
+        raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
+
+    def result(found: OnText) -> StudyResult:
+        return concept_result(opened, dictionaries, settings, concepts, mean, candidates, found)
+
+    return result(
+        read_text(
+            opened, dictionaries, contexts, concepts, candidates, growing, lambda found: growing.grown(result(found))
+        )
+    )
 
 
 def concept_list(given: Sequence[str]) -> list[str]:

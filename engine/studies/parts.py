@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
@@ -67,7 +68,7 @@ def plain_cell(value: Any) -> Cell:
         return value
     if isinstance(value, FeatureRef):
         return str(value)
-    if isinstance(value, bool | int):
+    if isinstance(value, bool | int | np.integer | np.bool_):
         return int(value)
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None

@@ -57,7 +57,7 @@ class Kind(Protocol):
         """What tokens are sorted into, the most of the kind last."""
 
     def learn(self, contexts: Sequence[Sequence[bytes]]) -> None:
-        """See all of the text once, each context as the bytes of its tokens."""
+        """See all of the text once, each context as the bytes of its tokens, b"" for special ones."""
 
     def proxy(self, pieces: Sequence[bytes]) -> NDArray[np.float64]:
         """[tokens] of one context, in nats."""
@@ -85,7 +85,8 @@ class Members:
 
     def learn(self, contexts: Sequence[Sequence[bytes]]) -> None:
         found = [self.members(pieces) for pieces in contexts]
-        self.share = sum(int(f.sum()) for f in found) / max(sum(map(len, found)), 1)
+        texts = sum(len(piece) > 0 for pieces in contexts for piece in pieces)
+        self.share = sum(int(f.sum()) for f in found) / max(texts, 1)
 
     def members(self, pieces: Sequence[bytes]) -> NDArray[np.bool_]:
         """Which tokens are of the kind."""
@@ -118,7 +119,7 @@ class Characters:
         return ("≤ 0", f"0 to {_LIKELY:g}", f"> {_LIKELY:g}")
 
     def learn(self, contexts: Sequence[Sequence[bytes]]) -> None:
-        counts = Counter(piece for pieces in contexts for piece in pieces)
+        counts = Counter(piece for pieces in contexts for piece in pieces if piece)
         total = counts.total()
         inside = -math.log(len(self.alphabet))
         self._logs = {
@@ -131,7 +132,8 @@ class Characters:
         best = 0.0
         found = []
         for piece in pieces:
-            best = self._logs[piece] + max(best, 0.0)
+            # A special token has no characters: no string goes on through it.
+            best = self._logs[piece] + max(best, 0.0) if piece else _NEVER
             found.append(best)
         return np.array(found)
 

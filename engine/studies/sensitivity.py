@@ -60,6 +60,10 @@ def most_sensitive(
     """
     dictionaries = chosen(opened, settings.sources)
     found = {d.source: Correlation(d.d_sae) for d in dictionaries}
+    if len(np.unique(np.concatenate(proxies))) < 2:
+        raise BadRequest(
+            f"This text holds nothing of the kind {settings.kind}, or nothing else.", "Give text that holds both."
+        )
     done = 0
     for batch in read_batches(opened.model, dictionaries, contexts, growing.job):
         signal = np.concatenate(proxies[batch.start : batch.start + len(batch.contexts)])

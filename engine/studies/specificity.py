@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +38,10 @@ def measure(opened: OpenSet, settings: Specificity, growing: Growing) -> StudyRe
     named = features_of(opened, settings.features) if settings.features else []
     kind = kind_of(settings.kind)
     categories = sentences(settings.categories)
-    documents = list(documents_of(settings.text))
+    documents = documents_of(settings.text)
     if not settings.text:
-        documents += [Document(name, "\n".join(lines)) for name, lines in categories.items()]
+        own = (Document(name, "\n".join(lines)) for name, lines in categories.items())
+        documents = itertools.chain(own, documents)
     contexts = list(contexts_of(opened, documents, settings.context, settings.tokens))
     if not contexts:
         raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
@@ -47,6 +49,7 @@ def measure(opened: OpenSet, settings: Specificity, growing: Growing) -> StudyRe
     kind.learn(pieces)
     refs = named or most_sensitive(opened, settings, contexts, list(map(kind.proxy, pieces)), growing)
     tallies = {ref: _Tally() for ref in refs}
+    by_category = _by_category(opened, refs, categories, growing)
     done = 0
     for batch in read_batches(opened.model, opened.choose(_sources(refs)), contexts, growing.job):
         part = pieces[batch.start : batch.start + len(batch.contexts)]
@@ -57,7 +60,8 @@ def measure(opened: OpenSet, settings: Specificity, growing: Growing) -> StudyRe
         done += len(batch.contexts)
         growing.progress("reading text", done, len(contexts))
         growing.rest()
-    by_category = _by_category(opened, refs, categories, growing)
+        if growing.is_due:
+            growing.grown(_result(opened, settings, kind, tallies, by_category))
     return _result(opened, settings, kind, tallies, by_category)
 
 
@@ -78,7 +82,7 @@ class _Tally:
 
 def pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Pearson's correlation; NaN where one of them does not vary."""
-    if len(a) < 2 or not a.std() or not b.std():
+    if len(a) < 2 or a.min() == a.max() or b.min() == b.max():
         return math.nan
     return float(np.corrcoef(a, b)[0, 1])
 
@@ -129,6 +133,7 @@ def _by_category(
                 entry.sentences += 1
         done += len(batch.contexts)
         growing.progress("reading sentences", done, len(contexts))
+        growing.rest()
     return dict(found)
 
 
@@ -167,6 +172,8 @@ def _result(
         f"The text ({_text_name(settings)}) has {tokens:,} tokens that count, {of_kind:,} of them of the kind.",
         "First tokens and attention sinks do not count.",
     ]
+    if not settings.features:
+        notes.append("The features were chosen by their sensitivity on this text; on another it will be lower.")
     if of_kind < _FEW:
         notes.append(f"So few tokens of the kind {kind.name} say little; give text that holds more (--text).")
     first = next(iter(figures.values()))

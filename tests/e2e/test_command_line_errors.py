@@ -101,8 +101,8 @@ def test_usage_is_explained(arguments: tuple[str, ...], said: str) -> None:
         ((*STEER, "1", "--top-p", "0"), "0.0 is not a top-p."),
         ((*STEER, "1", "--top-p", "nan"), "nan is not a top-p."),
         (
-            ("export", "x", "--to", "csv"),
-            "'csv' is not a format. Use --to json, graph, dot, svg, quicklist or presets.",
+            ("export", "x", "--to", "pdf"),
+            "'pdf' is not a format. Use --to json, graph, dot, svg, quicklist, csv or presets.",
         ),
         (("open", "smollm2", "--model", "x"), "Both 'smollm2' and --model x were given."),
         (("train", "--text", "x", "--layers", "one"), "'one' is not a list of layers."),

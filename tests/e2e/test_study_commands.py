@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,11 +45,12 @@ def test_every_study_says_what_it_takes(name: str) -> None:
     ran = asked("study", name, "-h")
     assert ran.code == 0
     words = " ".join(ran.out.split())
-    assert (STUDIES[name].__doc__ or "").split(".")[0].replace("\n", " ").split()[0] in words
+    assert " ".join((STUDIES[name].__doc__ or "").split()).split(". ")[0] in words
+    named = set(re.findall(r"(?:--|\[)([a-z][a-z-]*)", words))
     for field in STUDIES[name].__struct_fields__:
-        stem = field.replace("_", "-").rstrip("s")
-        assert f"--{stem}" in words or field in words, field
-    assert "--json" in words
+        option = field.replace("_", "-")
+        assert {option, option.removesuffix("s"), option.removesuffix("ies") + "y"} & named, field
+    assert {"json", "out", "into", "csv", "model", "dictionary"} <= named
 
 
 def test_every_study_has_a_module() -> None:
@@ -88,6 +90,20 @@ def test_names_from_text_do_not_act_on_a_terminal(home: Home, tiny: list[str], t
     ran = home.run("study", "tokens", "1-res-tiny:3", "--text", str(file), *tiny)
     assert ran.code == 0
     assert hidden_characters(ran.out.replace("\n", "")) == set()
+
+
+def test_what_could_not_be_kept_is_said_before_the_work(
+    llama_folder: Path, dictionary_folders: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.commands.study_commands.study", lambda *_, **__: pytest.fail("the work began"))
+    more = opening(llama_folder, dictionary_folders)
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{}")
+    for option in ("--csv", "--into"):
+        ran = asked("study", "logits", "1-res-tiny:3", option, str(damaged), *more)
+        assert ran.code in {1, 2}
+        assert str(damaged) in ran.err
+    assert damaged.read_text() == "{}"
 
 
 WRONG: list[tuple[list[str], str]] = [

@@ -118,7 +118,7 @@ def test_categories_are_read_sentence_by_sentence(engine: Headless, text: str, t
         ({"features": (f"{SOURCE}:64",)}, "has no feature 64"),
         ({"kind": "klingon"}, "is not a kind of text"),
         ({"text": ("/nowhere.txt",)}, "no file /nowhere.txt"),
-        ({"kind": "arabic", "features": ()}, "No feature follows arabic"),
+        ({"kind": "arabic", "features": ()}, "holds nothing of the kind arabic"),
     ],
 )
 def test_what_cannot_be_asked_is_said(engine: Headless, text: str, given: dict[str, object], message: str) -> None:

@@ -17,7 +17,7 @@ from engine.protocol import Column, FeatureRef, FeatureSet, Open, Provenance, Se
 from sessions.model import Owner, Session, StudyRecord
 from sessions.quicklist import read_quicklist_url
 from sessions.store import read_session, write_session
-from sessions.studies import record_study, sets_of
+from sessions.studies import record_study
 from sessions.study_export import export_set, export_study, find_study
 from tests import samples
 from tests.samples import WITH_PAGE, WITHOUT_PAGE
@@ -51,7 +51,6 @@ def test_a_result_is_added_to_a_session_or_makes_one(tmp_path: Path) -> None:
     assert [r.result.sets[0].name for r in made.studies] == ["a", "b"]
     assert (made.title, made.owner, made.opening.model) == ("A title", None, "m")
     assert not made.is_empty
-    assert list(sets_of(made)) == ["a", "b"]
 
 
 def test_a_session_that_is_open_is_left_alone(tmp_path: Path) -> None:
@@ -131,3 +130,27 @@ def test_what_has_no_page_is_said(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     write_session(file, msgspec.structs.replace(samples.session("x"), studies=(StudyRecord("", mixed),)))
     assert "Left out" in export_set(file, "mixed").notes[0]
+
+
+def test_a_set_is_that_of_the_study_named(tmp_path: Path) -> None:
+    other = msgspec.structs.replace(
+        result("names"), sets=(FeatureSet("names", (SetMember(FeatureRef("9-res-fk", 99)),)),)
+    )
+    file = tmp_path / "two.json"
+    studies = (StudyRecord("", other), StudyRecord("", result("names")))
+    write_session(file, msgspec.structs.replace(samples.session("x"), studies=studies))
+
+    def indices(study: int | None) -> list[str]:
+        return [e.index for e in read_quicklist_url(export_set(file, "names", study=study).urls[0])[1]]
+
+    assert indices(1) == ["99"]
+    assert indices(2) == indices(None) == ["31", "7"]
+    with pytest.raises(SessionError, match="no study 3"):
+        indices(3)
+
+
+def test_a_damaged_result_is_told_as_that(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(to_json(result("x")).replace('"title":', '"titel":', 1))
+    with pytest.raises(SessionError, match="a study that cannot be read"):
+        find_study(file)

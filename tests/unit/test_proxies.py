@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import BadRequest
 from engine.studies.categories import sentences
-from engine.studies.proxies import characters, kind_of
+from engine.studies.proxies import Members, characters, kind_of
 
 FLOOR = math.log(1e-10)
 
@@ -35,6 +35,19 @@ def test_an_alphabet_gives_the_best_over_all_beginnings() -> None:
     for context in contexts:
         expected = [max(log_ratio(context[j : t + 1]) for j in range(t + 1)) for t in range(len(context))]
         assert kind.proxy(context) == pytest.approx(expected)
+
+
+def test_special_tokens_are_no_text() -> None:
+    plain, with_bos = kind_of("dna"), kind_of("dna")
+    contexts = [pieces("xx GATTACA"), pieces("ACGTACGT")]
+    plain.learn(contexts)
+    with_bos.learn([[b"", *context] for context in contexts])
+    for context in contexts:
+        assert with_bos.proxy([b"", *context])[1:] == pytest.approx(plain.proxy(context))
+    script = kind_of("arabic")
+    assert isinstance(script, Members)
+    script.learn([[b"", "و".encode()], [b"", b"x"]])
+    assert script.share == 0.5
 
 
 def test_a_script_follows_from_bayes() -> None:

@@ -44,8 +44,6 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
     TryPage #try-list { height: 1fr; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "feature(1)", "next feature", id="try.next", priority=True),
-        Binding("ctrl+p", "feature(-1)", "feature before", id="try.previous", priority=True),
         Binding("tab", "scale", "scale", id="try.scale", priority=True),
         Binding("escape", "leave", "close", id="try.close", priority=True),
     ]
@@ -83,7 +81,8 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         label = self._control.label_of(self._feature)
         title = Text(f" {self._feature}", Style(bold=True))
         title.append(f"  {visible(label)}" if label else "", Style(bold=False))
-        keys = "^n ^p feature · tab scale · enter runs it · esc closes "
+        title.append("  chat" if self._control.chat else "", self.heading.style_of("dim"))
+        keys = "↑↓ feature · tab scale · enter runs it · esc closes "
         self.heading.show(title, Text(keys, self.heading.style_of("dim")))
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -96,8 +95,12 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         self._waiting = self.set_timer(_PAUSE, self._read)
 
     @on(PromptArea.HistoryWanted)
-    def _no_history(self, event: PromptArea.HistoryWanted) -> None:
+    def _another(self, event: PromptArea.HistoryWanted) -> None:
+        """Up on the first line and Down on the last go to another feature of the list, on the same text."""
         event.stop()
+        self._feature = self._control.beside(self._feature, event.step)
+        self._title()
+        self._read()
 
     def _still(self) -> None:
         if self._waiting is not None:
@@ -105,14 +108,23 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
             self._waiting = None
 
     def _read(self) -> None:
+        """Ask for the text as it is now; what stands there is dimmed until the answer comes."""
         self._still()
-        if self._control.text:
-            self._control.read(self._feature)
-        else:
-            self._tried = None
-            self.tokens.show((), (), frozenset())
-            self.list.show(lambda width: ())
+        if self._tried is not None and self._tried.feature != self._feature:
+            self._clear()
+        if not self._control.text:
+            self._control.forget()
+            self._clear()
             self._say("Type some text.")
+            return
+        why = self._control.read(self._feature)
+        self.tokens.stale = True
+        self._say(why or "reading …", wrong=bool(why))
+
+    def _clear(self) -> None:
+        self._tried = None
+        self.tokens.show((), (), frozenset())
+        self.list.show(lambda width: ())
 
     def follow(self, state: State, old: State) -> None:
         """The state changed: show what the engine read, or why it could not."""
@@ -120,39 +132,37 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
             return
         if state.tried is not None and state.tried is not old.tried:
             self._show(state.tried)
-        elif state.notice is not None and state.notice is not old.notice and state.notice.level == "error":
+        elif old.trying and not state.trying and state.notice is not None and state.notice is not old.notice:
             self._say(f"{state.notice.text} {state.notice.remedy}", wrong=True)
+        elif old.engine.phase == "ready" != state.engine.phase:
+            self._say(" ".join(state.unready), wrong=True)
+        elif old.engine.phase != "ready" == state.engine.phase:
+            self._read()
 
     def _show(self, tried: TextTried) -> None:
         self._tried = tried
-        body = [abs(v) for v, t in zip(tried.values[1:], tried.tokens[1:], strict=True) if not t.sink]
-        here = max(body, default=0.0) or max((abs(v) for v in tried.values), default=0.0)
+        first_is_out = len(tried.tokens) > 1
+        sinks = frozenset(n for n, token in enumerate(tried.tokens) if token.sink or (n == 0 and first_is_out))
+        body = {n: abs(value) for n, value in enumerate(tried.values) if n not in sinks}
+        here = max(body.values(), default=0.0)
         known = tried.maximum
         top = known if known and self._known_scale else here
-        sinks = frozenset(n for n, token in enumerate(tried.tokens) if token.sink or (n == 0 and len(tried.tokens) > 1))
-        levels = tuple(
-            0 if n in sinks or top <= 0 else level(min(abs(value) / top, 1.0)) for n, value in enumerate(tried.values)
-        )
+        levels = tuple(level(min(body[n] / top, 1.0)) if n in body and top > 0 else 0 for n in range(len(tried.values)))
         self.tokens.stale = False
         self.tokens.show(tuple(token.text for token in tried.tokens), levels, sinks)
-        strongest = max(range(len(tried.values)), key=lambda n: -1.0 if n in sinks else abs(tried.values[n]), default=0)
-        self.tokens.cursor = strongest
-        fired = sum(value > 0 for n, value in enumerate(tried.values) if n not in sinks)
+        self.tokens.cursor = max(body, key=lambda n: body[n], default=0)
+        fired = sum(value > 0 for value in body.values())
         scale = f"colours to {number(top)}, {'its known maximum' if top is known else 'the largest here'}"
-        known_words = f" · known maximum {number(known)}" if known else ""
-        self._say(f"fires on {fired} of {counted(len(body), 'token', 'tokens')} · {scale}{known_words}")
+        words = [f"fires on {fired} of {counted(len(body), 'token', 'tokens')}", *([scale] if top else [])]
+        words += [f"known maximum {number(known)}"] if known else []
+        words += ["first token and sinks left out"] if sinks else []
+        self._say(" · ".join(words))
         self.list.show(lambda width: _rows(tried, sinks, width, self.info.style_of("dim")))
 
     def _say(self, text: str, *, wrong: bool = False) -> None:
         self.info.show(Text(f" {visible(text)}", self.info.style_of("error" if wrong else "dim")))
 
     # --- keys ---------------------------------------------------------------------------------------------------
-
-    def action_feature(self, step: int) -> None:
-        """Another feature of the list, on the same text."""
-        self._feature = self._control.beside(self._feature, step)
-        self._title()
-        self._read()
 
     def action_scale(self) -> None:
         self._known_scale = not self._known_scale
@@ -189,4 +199,6 @@ def _rows(tried: TextTried, sinks: frozenset[int], width: int, dim: Style) -> Se
         row.append(visible_token(tried.tokens[place].text), Style(bold=True))
         row.append(after, dim)
         rows.append(row)
+    if len(order) > _LISTED:
+        rows.append(Text(f"{'…':>7}  {len(order) - _LISTED} more", dim))
     return rows or [Text("  It is silent on this text.", dim)]
