@@ -79,7 +79,7 @@ def _more(table: Table, rows: int) -> bool:
 
 
 def draw_histogram(view: Histogram, table: Table) -> Drawn:
-    """Counts over bins at their places, stacked in their order.
+    """Counts over bins at their places, stacked in their order; on a logarithmic scale the whole bar is, not its parts.
 
     Raises:
         NothingToDraw: no bin has both its ends.
@@ -106,8 +106,10 @@ def draw_histogram(view: Histogram, table: Table) -> Drawn:
             below = tops[row][n - 1] if n else 0.0
             if (count := tops[row][n] - below) <= 0:
                 continue
-            left, top, width = x.at(a), y.at(tops[row][n]), max(x.at(b) - x.at(a), 0.6)
-            tall = y.at(below) - top
+            # The bar of a bin is as high as all its counts say; its parts divide it as they share the total.
+            total, whole_height = tops[row][-1], y.at(0.0) - y.at(tops[row][-1])
+            left, top, width = x.at(a), y.at(0.0) - whole_height * tops[row][n] / total, max(x.at(b) - x.at(a), 0.6)
+            tall = whole_height * count / total
             if spare:
                 outlines.append(f"M{left:.1f} {top:.1f}h{width:.1f}v{tall:.1f}h-{width:.1f}z")
                 continue
@@ -122,6 +124,8 @@ def draw_histogram(view: Histogram, table: Table) -> Drawn:
         f'<line x1="{frame.left}" y1="{frame.bottom}" x2="{frame.right}" y2="{frame.bottom}" stroke="#222222"/>'
     )
     notes = ["counts on a logarithmic scale"] if view.log else []
+    if view.log and len(series) > 1:
+        notes = ["heights on a logarithmic scale, parts by their share"]
     if left_out := len(table.rows) - len(bins):
         notes.append(f"{counted(left_out, 'bin', 'bins')} without ends")
     keys = [Key("fill", n, cells.name) for n, cells in enumerate(series)] if len(series) > 1 else []

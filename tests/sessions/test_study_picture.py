@@ -191,6 +191,15 @@ def test_points_of_a_curve() -> None:
     )
 
 
+def test_parts_of_a_logarithmic_bar_divide_it_by_their_share() -> None:
+    view = Histogram(title="H", table="t", low="b", high="c", counts=("d", "e"), log=True)
+    columns = (Column("b", "number"), Column("c", "number"), Column("d", "count"), Column("e", "count"))
+    root = picture(Table("t", "T", columns, ((0.0, 1.0, 980, 20), (1.0, 2.0, 0, 7))), view)
+    kind, other, _ = (float(box.attrib["height"]) for box in root.iter() if box.attrib.get("class") == "bin")
+    assert other / (kind + other) == pytest.approx(0.02, abs=0.001)
+    assert "parts by their share" in " ".join(words(root))
+
+
 def test_logarithmic_axes() -> None:
     rows: list[tuple[Cell, ...]] = [(s, 10.0**k, 10.0 ** (s * k), 0) for s in (1, 2) for k in range(-2, 3)]
     root = picture(table_of([*rows, (1, 0.0, 1.0, 0), (1, 1.0, -1.0, 0)]), VIEWS["log curve"])
