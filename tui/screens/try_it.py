@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _PAUSE = 0.05
 """Seconds without a key after which the text is read."""
 _LISTED = 30
+_LEAST = 3
+"""Lines of the tokens."""
 _BEFORE, _AFTER = 5, 1
 
 
@@ -40,7 +42,7 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
     DEFAULT_CSS = """
     TryPage { background: $background; }
     TryPage #page-title, TryPage #try-info { background: $panel; }
-    TryPage #try-tokens { height: 1fr; padding: 0 1; }
+    TryPage #try-tokens { height: 3; padding: 0 1; }
     TryPage #try-list { height: 1fr; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -151,6 +153,7 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         self.tokens.stale = False
         self.tokens.show(tuple(token.text for token in tried.tokens), levels, sinks)
         self.tokens.cursor = max(body, key=lambda n: body[n], default=0)
+        self._fit_tokens()
         fired = sum(value > 0 for value in body.values())
         scale = f"colours to {number(top)}, {'its known maximum' if top is known else 'the largest here'}"
         words = [f"fires on {fired} of {counted(len(body), 'token', 'tokens')}", *([scale] if top else [])]
@@ -158,6 +161,15 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         words += ["first token and sinks left out"] if sinks else []
         self._say(" · ".join(words))
         self.list.show(lambda width: _rows(tried, sinks, width, self.info.style_of("dim")))
+
+    def _fit_tokens(self) -> None:
+        """As many lines as the text takes, at most half of the screen."""
+        lines = max(_LEAST, min(self.tokens.virtual_size.height + 1, self.size.height // 2))
+        if self.tokens.styles.height is None or self.tokens.styles.height.value != lines:
+            self.tokens.styles.height = lines
+
+    def on_resize(self) -> None:
+        self._fit_tokens()
 
     def _say(self, text: str, *, wrong: bool = False) -> None:
         self.info.show(Text(f" {visible(text)}", self.info.style_of("error" if wrong else "dim")))
