@@ -56,6 +56,8 @@ _COUNT_AFTER = 0.12
 _SLOW_AFTER = 0.33
 _MAX_DEATHS = 3
 _LEAVE_WITHIN = 2.0
+_ASKED_FOR = 8.0
+"""Seconds for which Escape answers the question whether a study is to be ended."""
 _PER_SITE = 20
 """Features of every site in the list, so that showing one site alone shows something."""
 
@@ -68,7 +70,6 @@ class SaescopeApp(TypingAhead, Clipboard):
     TITLE = "saescope"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS: ClassVar = []
 
     def __init__(
         self,
@@ -273,10 +274,21 @@ class SaescopeApp(TypingAhead, Clipboard):
             self.run_prompt(self.state.result.prompt)
 
     def stop_tasks(self) -> None:
+        """Stop what runs; a study, which may have taken long, only once the user has said so twice."""
+        if all(task.kind == "study" for task in self.state.tasks):
+            self._end_study()
+            return
         self.cancel(study_reducer.to_stop(self.state))
         self.steers.keep()
         self.change(lambda s: reducer.stopped(s, now()))
         self.say("Stopped.")
+
+    def _end_study(self) -> None:
+        if self.state.ending:
+            self.say(self.studies.stop())
+        elif self.state.tasks:
+            self.change(study_reducer.asked_to_end)
+            self.set_timer(_ASKED_FOR, lambda: self.change(study_reducer.withdrawn))
 
     def drop_queued(self) -> None:
         """Let go of the prompt that waits for the engine, once the user has said so twice."""
@@ -321,23 +333,25 @@ class SaescopeApp(TypingAhead, Clipboard):
         self._saving = None
         self.save()
 
-    def save(self, *, closing: bool = False, cut: bool = False) -> None:
-        """Write the session file; a failure is said and costs nothing else.
+    def save(self, *, closing: bool = False, cut: bool = False) -> SessionError | None:
+        """Write the session file; a failure is said, where anything can still be said, and costs nothing else.
 
         `closing`: it is left in good order. `cut`: it is not, and the next start offers it.
         """
         if self._recorder is None or not (closing or cut or self._recorder.is_dirty(self.state)):
-            return
+            return None
         if closing or cut:
-            self.state = study_reducer.kept(steering_reducer.kept(self.state, now(), self.busy_seconds))
+            at = now()
+            self.state = study_reducer.kept(steering_reducer.kept(self.state, at, self.busy_seconds), at)
         try:
             at = self._recorder.write(self.state, closing=closing)
         except SessionError as error:
             if not (closing or cut):
                 self.say(error.message, error.remedy, "error")
-            return
+            return error
         if at and not (closing or cut):
             self.change(lambda s: reducer.saved(s, at))
+        return None
 
     def resume(self) -> None:
         """Open the newest session that was not closed in good order, and go on in its file."""
@@ -346,8 +360,10 @@ class SaescopeApp(TypingAhead, Clipboard):
             self.say("No unfinished session.", "`saescope replay FILE` looks at any other.")
             return
         path, session = left[0]
-        if self.state.runs:
-            self.save(closing=True)
+        self.cancel(self.state.tasks)  # their answers are of the session that is left
+        if (error := self.save(closing=True)) is not None:
+            self.say(error.message, error.remedy, "error")
+            return
         self._recorder = Recorder(path, session)
         self.change(lambda s: from_session(s, session))
         self._count_soon()

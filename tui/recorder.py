@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-from sessions.model import Session, View
+from sessions.model import Session, StudyRecord, View
 from sessions.store import now, this_process, write_session
 from tui.state import State
 
@@ -49,7 +50,7 @@ def to_session(state: State, base: Session) -> Session:
         evidence=state.evidence,
         presets=state.presets,
         circuits=state.circuits,
-        studies=state.studies,
+        studies=_studies(state),
         marks=state.marks,
         log=state.log,
         view=view,
@@ -58,9 +59,16 @@ def to_session(state: State, base: Session) -> Session:
 
 def _title(state: State) -> str:
     """The first prompt, or else the first study, names a session until the user does."""
-    studied = state.studies[0].result.title if state.studies else ""
+    studies = _studies(state)
+    studied = studies[0].result.title if studies else ""
     first = state.runs[0].result.prompt if state.runs else state.draft or studied
     return " ".join(first.split())[:60]
+
+
+def _studies(state: State) -> tuple[StudyRecord, ...]:
+    """Results, and last what the study under way has found so far."""
+    growing = state.study.growing
+    return state.studies if growing is None else (*state.studies, growing)
 
 
 def _versions() -> dict[str, str]:
@@ -76,6 +84,10 @@ _KEPT = (
 )  # fmt: skip  # the parts of the state that are in the file
 
 
+_GROWING_EVERY = 30.0
+"""Seconds after which what a study has found since is written: results are large and come twice a second."""
+
+
 class Recorder:
     """Writes the session shortly after it changed; a session in which nothing happened leaves no file."""
 
@@ -83,11 +95,14 @@ class Recorder:
         self.path = path
         self._base = base
         self._written: State | None = None
+        self._at = 0.0
 
     def is_dirty(self, state: State) -> bool:
         """Whether the file lacks something the state has."""
         written = self._written
         if written is None or any(getattr(state, k) is not getattr(written, k) for k in _KEPT):
+            return True
+        if state.study.growing is not written.study.growing and time.monotonic() - self._at >= _GROWING_EVERY:
             return True
         was, now = written.steering, state.steering  # texts that stream are not in the file
         return was.rows is not now.rows or was.shown != now.shown
@@ -103,9 +118,9 @@ class Recorder:
         if session.is_empty and not self.path.exists():
             return ""
         write_session(self.path, session)
-        self._written = state
+        self.mark_written(state)
         return datetime.now().strftime("%H:%M")
 
     def mark_written(self, state: State) -> None:
         """The state is what the file holds already."""
-        self._written = state
+        self._written, self._at = state, time.monotonic()

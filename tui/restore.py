@@ -9,6 +9,7 @@ from tui.circuit_state import CircuitView
 from tui.reducer import select_token
 from tui.state import State
 from tui.steering_state import SteeringState, SteerRow, sampling_of, texts_of
+from tui.study_state import StudyView
 
 
 def from_session(state: State, session: Session) -> State:
@@ -44,7 +45,8 @@ def from_session(state: State, session: Session) -> State:
         growing=None,
         circuit=CircuitView(shown=view.circuit, node_threshold=view.node_threshold, edge_threshold=view.edge_threshold),
         studies=session.studies,
-        study=msgspec.structs.replace(state.study, gone=None),
+        study=StudyView(),
+        tasks=(),
         title=session.title,
         log=session.log,
     )

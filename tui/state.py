@@ -78,6 +78,8 @@ class Notice(msgspec.Struct, frozen=True):
 
 DROP = Notice("A prompt waits for the engine to be ready.", remedy="Escape again drops it.")
 """Asked before a prompt that waits is let go."""
+END_STUDY = Notice("A study is under way.", remedy="Escape again ends it and keeps what it has found.")
+"""Asked before a study is ended from the panes."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -314,6 +316,11 @@ class State(msgspec.Struct, frozen=True, dict=True):
     def dropping(self) -> bool:
         """The user was asked whether the prompt that waits is to be dropped."""
         return bool(self.queued) and self.notice == DROP
+
+    @property
+    def ending(self) -> bool:
+        """The user was asked whether the study under way is to be ended."""
+        return self.notice == END_STUDY and self.task("study") is not None
 
     @property
     def stale(self) -> bool:

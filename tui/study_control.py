@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from engine.protocol import STUDIES, FeatureRef, MeasureStudy, SaescopeError
 from sessions.model import StudyRecord
 from sessions.quicklist import feature_url
+from sessions.store import now
 from tui import reducer, study_reducer
 from tui.state import State
 from tui.study_fields import fields_of, settings_of, texts_of
+from tui.study_sections import SectionKey
 from tui.study_words import ended_words
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ class StudyControl:
         self._since = 0.0
         self._before: tuple[StudyRecord, ...] = ()
         """The results there were when the last study was asked for."""
-        self.sections: dict[str, int] = {}
-        """When a result came → the section its page was left at."""
+        self.sections: dict[tuple[str, str], SectionKey] = {}
+        """When a result came, and of which study → the section its page was left at."""
 
     @property
     def state(self) -> State:
@@ -86,7 +88,7 @@ class StudyControl:
         fresh = self._fresh(study)
         changed = {f.name: texts[f.name] for f in fields_of(study) if texts[f.name] != fresh[f.name]}
         self._since = time.monotonic()
-        self._app.change(lambda s: study_reducer.started(s, request.id, study, changed))
+        self._app.change(lambda s: study_reducer.started(s, request.id, study, changed, now()))
         self._before = self.state.studies
         self._app.send(request)
 
@@ -95,12 +97,14 @@ class StudyControl:
         new = (r for r in reversed(self.state.studies) if all(r is not other for other in self._before))
         return self.state.study.growing or next(new, None)
 
-    def stop(self) -> None:
-        """End the study under way; what it has found is kept."""
-        task = self.state.task("study")
-        if task is not None:
-            self._app.cancel((task,))
-            self._app.change(study_reducer.kept)
+    def stop(self) -> str:
+        """End the study under way and keep what it has found; says what was ended, "" where nothing ran."""
+        task, found, name = self.state.task("study"), self.state.study.growing, self.state.study.asked
+        if task is None:
+            return ""
+        self._app.cancel((task,))
+        self._app.change(lambda s: study_reducer.kept(s, now()))
+        return ended_words(found.result) if found else f"The {name} study was stopped before it had found anything."
 
     def heard(self, before: State, after: State) -> None:
         """Say that a study is done, where its page is not on screen."""
@@ -133,8 +137,7 @@ class StudyControl:
         """Mark features, or take the marks away where all of them have one; says what was done."""
         known = set(self.state.marks)
         if known.issuperset(features):
-            for feature in features:
-                self._app.change(lambda s, feature=feature: reducer.toggle_mark(s, feature))  # type: ignore[misc]
+            self._app.change(lambda s: study_reducer.unmark_all(s, features))
             return f"{_named(features)} unmarked, {len(self.state.marks)} marked now."
         self._app.change(lambda s: reducer.mark_all(s, tuple(features)))
         return f"{_named(features)} marked, {len(self.state.marks)} marked now. S steers them, x lists them."

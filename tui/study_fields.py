@@ -15,6 +15,7 @@ from engine.protocol import STUDIES, AnyStudy, settings_from
 FieldKind = Literal["text", "whole", "number", "switch", "word", "list"]
 _EXPECTED = {"whole": "a whole number", "number": "a number"}
 _SWITCH = ("no", "yes")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PART = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*(?=[,\r\n]|\Z)|([^,\r\n]+))')
 
 
@@ -126,7 +127,10 @@ def typed(field: FormField, text: str) -> Any:
 
 
 def _number(field: FormField, text: str) -> int | float:
-    plain = re.sub(r"(?<=\d)[_,](?=\d{3}(?!\d))", "", text)
+    if field.kind == "number" and text.count(",") == 1 and "." not in text:
+        # 1,125 is one number to one reader and another to the next
+        raise Wrong(field.name, f"{field.label}: in {text!r} the comma is not read: write {_examples(text)}.")
+    plain = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
     try:
         value = int(plain) if field.kind == "whole" else float(plain)
     except ValueError:
@@ -134,6 +138,12 @@ def _number(field: FormField, text: str) -> int | float:
     if not math.isfinite(value):
         raise Wrong(field.name, f"{field.label}: {text!r} is not {_EXPECTED[field.kind]}.")
     return value
+
+
+def _examples(text: str) -> str:
+    """What a number with one comma may have meant."""
+    point = text.replace(",", ".")
+    return f"{point} or {text.replace(',', '')}" if _THOUSANDS.fullmatch(text) else point
 
 
 # --- the whole form -----------------------------------------------------------------------------------------------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from engine.protocol import EngineFault, StudyResult
+from engine.protocol import EngineFault, FeatureRef, StudyResult
 from sessions.model import StudyRecord
-from tui.state import State, Task
+from tui.session_log import logged
+from tui.state import END_STUDY, State, Task
 from tui.text import counted
 
 
@@ -24,9 +25,9 @@ def _view(state: State, **changes: Any) -> State:
 # --- what the engine said -----------------------------------------------------------------------------------------
 
 
-def started(state: State, request: int, name: str, typed: Mapping[str, str]) -> State:
+def started(state: State, request: int, name: str, typed: Mapping[str, str], at: str) -> State:
     """A study was asked for; one under way is superseded, and what it had found is kept."""
-    state = settled(_with(state, tasks=tuple(task for task in state.tasks if task.kind != "study")))
+    state = kept(state, at)
     failed = {study: fault for study, fault in state.study.failed.items() if study != name}
     state = _view(state, asked=name, failed=failed, typed={**state.study.typed, name: dict(typed)})
     return _with(state, tasks=(*state.tasks, Task(request, "study", f"{name} study")), notice=None)
@@ -38,17 +39,17 @@ def grown(state: State, result: StudyResult, at: str) -> State:
     return _view(state, growing=StudyRecord(before.at if before else at, result))
 
 
-def settled(state: State) -> State:
-    """Once no study runs any more, or its last result is there, it is kept."""
+def settled(state: State, at: str) -> State:
+    """Once no study runs any more, or its last result is there, it is kept, and the log says so."""
     growing = state.study.growing
     if growing is None or (state.task("study") is not None and not growing.result.finished):
         return state
-    return _with(_view(state, growing=None), studies=(*state.studies, growing))
+    return logged(_with(_view(state, growing=None), studies=(*state.studies, growing)), at, story(growing))
 
 
-def kept(state: State) -> State:
-    """The session is left: a study under way is kept as far as it came."""
-    return settled(_with(state, tasks=tuple(task for task in state.tasks if task.kind != "study")))
+def kept(state: State, at: str) -> State:
+    """No study is waited for any more: one under way is kept as far as it came."""
+    return settled(_with(state, tasks=tuple(task for task in state.tasks if task.kind != "study")), at)
 
 
 def failed(state: State, fault: EngineFault) -> State:
@@ -63,18 +64,28 @@ def story(record: StudyRecord) -> str:
     return f"{result.study} study: {result.title}; {counted(len(result.tables), 'table', 'tables')}, {how}"
 
 
-def stories(state: State, old: State) -> tuple[str, ...]:
-    """Lines for the log where results came since an older state."""
-    new = state.studies[len(old.studies) :] if len(state.studies) > len(old.studies) else ()
-    return tuple(map(story, new))
-
-
 # --- what the user did --------------------------------------------------------------------------------------------
 
 
 def to_stop(state: State) -> tuple[Task, ...]:
     """What the user means to stop: a study, which takes long, only where nothing else runs."""
     return tuple(task for task in state.tasks if task.kind != "study") or state.tasks
+
+
+def asked_to_end(state: State) -> State:
+    """Ask whether the study under way is to be ended."""
+    return _with(state, notice=END_STUDY)
+
+
+def withdrawn(state: State) -> State:
+    """Ask that no longer: an Escape much later means something else."""
+    return _with(state, notice=None) if state.notice == END_STUDY else state
+
+
+def unmark_all(state: State, refs: Iterable[FeatureRef]) -> State:
+    """Take the marks of features away, whichever have one."""
+    gone = frozenset(refs)
+    return _with(state, marks=tuple(mark for mark in state.marks if mark not in gone))
 
 
 def delete(state: State, record: StudyRecord) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 from rich.style import Style
@@ -18,6 +18,10 @@ _NAME, _LEAST = 24, 12
 _SIGNS: dict[SectionKind, str] = {"figures": "", "plot": "plot ", "table": "table ", "set": "set "}
 
 
+SectionKey: TypeAlias = tuple[SectionKind, str]
+"""What a section is told by while results grow, and from one opening of a page to the next."""
+
+
 class Section(msgspec.Struct, frozen=True):
     """One of them."""
 
@@ -25,17 +29,32 @@ class Section(msgspec.Struct, frozen=True):
     place: int
     """Which of its kind."""
     title: str
+    name: str = ""
+    """As the study calls it; its title may tell how much is there so far."""
+
+    @property
+    def key(self) -> SectionKey:
+        return self.kind, self.name or self.title
+
+
+FIGURES = Section("figures", 0, "figures")
 
 
 def sections_of(result: StudyResult) -> tuple[Section, ...]:
     """Figures first, then plots, tables and sets as the study gives them; a plot without its table is left out."""
     known = {table.name for table in result.tables}
     return (
-        Section("figures", 0, "figures"),
+        FIGURES,
         *(Section("plot", n, view.title) for n, view in enumerate(result.views) if view.table in known),
-        *(Section("table", n, table.title or table.name) for n, table in enumerate(result.tables)),
+        *(Section("table", n, table.title or table.name, table.name) for n, table in enumerate(result.tables)),
         *(Section("set", n, chosen.name) for n, chosen in enumerate(result.sets)),
     )
+
+
+def place_of(sections: Sequence[Section], key: SectionKey, before: int = 0) -> int:
+    """Where a section stands now; where there is none of this name any more, what took its place."""
+    found = [n for n, section in enumerate(sections) if section.key == key]
+    return min(found, key=lambda n: abs(n - before), default=max(min(before, len(sections) - 1), 0))
 
 
 def tabs(sections: Sequence[Section], at: int, width: int, dim: Style, accent: Style) -> Text:

@@ -7,8 +7,9 @@ from datetime import datetime
 from rich.style import Style
 from rich.text import Text
 
-from engine.protocol import Cell, StudyResult
+from engine.protocol import Cell, Column, StudyResult
 from tui.panes.card import Part
+from tui.plots.words import cell_words
 from tui.study_fields import fields_of, shown
 from tui.study_state import ending
 from tui.text import cell_len, fit, number, visible, wrapped
@@ -16,12 +17,15 @@ from tui.widgets.bar import shortened
 from tui.widgets.lines import Build
 
 _LABEL = 28
+_FIGURE = Column("figure", "number")
 
 
 def ended_words(result: StudyResult) -> str:
     """A sentence for the status line."""
-    how = "is done" if result.finished else "was stopped and is kept as far as it came"
-    return f"The {result.study} study {how} after {number(result.seconds)} s."
+    name, after = visible(result.study), f"after {number(result.seconds)} s"
+    if result.finished:
+        return f"The {name} study is done {after}."
+    return f"The {name} study was stopped {after}; what it found is kept."
 
 
 def state_words(result: StudyResult, growing: bool) -> str:
@@ -37,13 +41,9 @@ def clock(at: str) -> str:
         return ""
 
 
-def cell_words(value: Cell) -> str:
-    """A figure: whole numbers whole, others in three digits, a dash for what does not exist."""
-    if value is None:
-        return "–"
-    if isinstance(value, str):
-        return visible(value)
-    return f"{value:,}" if isinstance(value, int) else number(value)
+def figure_words(value: Cell) -> str:
+    """A figure as the number of a table: whole numbers whole, others in three digits, a dash for what is not there."""
+    return cell_words(value, _FIGURE)
 
 
 def overview(result: StudyResult, part: Part, wrong: Text) -> Build:
@@ -66,8 +66,8 @@ def _figures(result: StudyResult, width: int, part: Part) -> list[Text]:
     """Name, number, and what it means beside it or, where there is little room, below."""
     if not result.figures:
         return []
-    words = {name: cell_words(value) for name, value in result.figures.items()}
-    names = min(max(map(cell_len, result.figures)), max(width // 3, 12), _LABEL)
+    words = {name: figure_words(value) for name, value in result.figures.items()}
+    names = min(max(cell_len(visible(name)) for name in result.figures), max(width // 3, 12), _LABEL)
     sizes = min(max(map(cell_len, words.values())), max(width // 3, 8))
     room, lines = width - names - sizes - 4, list[Text]()
     beside = room >= 24

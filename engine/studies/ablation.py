@@ -14,7 +14,7 @@ import torch
 
 from engine.circuit_results import Method
 from engine.circuits.basis import DictionaryBasis
-from engine.circuits.examples import Example, from_pairs
+from engine.circuits.examples import Example
 from engine.circuits.precision import computing_in
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
@@ -23,10 +23,10 @@ from engine.opening import OpenSet
 from engine.prompts.datasets import PromptSet, prompt_sets
 from engine.results import FeatureRef
 from engine.studies import ablation_tables
-from engine.studies.ablation_groups import Group, groups_of
+from engine.studies.ablation_groups import Group, check_asked, groups_of
 from engine.studies.ablation_runs import Runs, To
 from engine.studies.ablation_tables import Measured, Whole
-from engine.studies.effects import mean_effects
+from engine.studies.effects import examples_of, mean_effects
 from engine.studies.given import features_in, given_sets, set_of
 from engine.studies.measure import Growing
 from engine.studies.parts import chosen, result_of
@@ -59,6 +59,7 @@ def measure(opened: OpenSet, settings: Ablation, growing: Growing) -> StudyResul
         OutOfMemory: the clean run does not fit.
     """
     dictionaries = _one_per_site(chosen(opened, settings.sources))
+    check_asked(settings, 0 if settings.features else min(settings.count, sum(d.d_sae for d in dictionaries)))
     prompts = prompt_sets(settings.pairs, settings.examples)
     data = [_data(opened, one) for one in prompts]
     kinds = _kinds(settings, data)
@@ -132,7 +133,7 @@ def _one_per_site(dictionaries: list[Dictionary]) -> list[Dictionary]:
 
 
 def _data(opened: OpenSet, prompts: PromptSet) -> _Data:
-    examples, skipped = from_pairs(opened, prompts.pairs)
+    examples, skipped = examples_of(opened, prompts)
     return _Data(prompts.name, examples, len(skipped))
 
 
@@ -155,20 +156,24 @@ def _sets(
     dictionaries: Sequence[Dictionary],
     growing: Growing,
 ) -> list[FeatureSet]:
-    """Those given; the strongest by mean effect over all pairs otherwise."""
+    """Those given; otherwise the strongest in any data set, for what helps in one may hinder in another."""
     if settings.features:
         return given_sets(opened, settings.features)
-    pairs = [pair for one in prompts for pair in one.pairs]
-    means = mean_effects(opened, pairs, _METHOD, dictionaries, growing, what="of all features")
-    effects = {
-        FeatureRef(source, index): float(values[index])
-        for source, values in means.features.items()
-        for index in values.abs().topk(min(settings.count, len(values))).indices.tolist()
-    }
+    means = [
+        mean_effects(opened, one.pairs, _METHOD, dictionaries, growing, what=f"of all features over {one.name}")
+        for one in prompts
+    ]
+    effects: dict[FeatureRef, float] = {}
+    for source in means[0].features:
+        each = torch.stack([mean.features[source] for mean in means])
+        largest = each.gather(0, each.abs().argmax(0, keepdim=True))[0]
+        top = largest.abs().topk(min(settings.count, len(largest))).indices.tolist()
+        effects |= {FeatureRef(source, index): float(largest[index]) for index in top}
     order = sorted((ref for ref, effect in effects.items() if effect), key=lambda ref: -abs(effects[ref]))
     if not order:
         raise BadRequest("No feature has an effect on these answers.", "Name the features to ablate.")
-    rule = f"The {settings.count} of the largest mean |effect| ({_METHOD}) over {means.examples} pairs."
+    over = " or ".join(f"the {mean.examples} pairs of {one.name}" for one, mean in zip(prompts, means, strict=True))
+    rule = f"The {settings.count} of the largest mean |effect| ({_METHOD}) over {over}."
     return [set_of(opened, "strongest", order[: settings.count], rule, effects)]
 
 

@@ -54,19 +54,26 @@ def groups_of(opened: OpenSet, sets: Sequence[FeatureSet], settings: Ablation) -
     if "set" in asked:
         found += [Group("set", one.name, tuple(features_in([one]))) for one in sets]
     if "combinations" in asked:
-        smallest = 2 if "one" in asked else 1
-        count = sum(_count(len(one.members), smallest, settings.largest) for one in sets)
-        if count > (_MOST if settings.by else _MOST_UNASKED):
-            if settings.by:
-                raise BadRequest(
-                    f"{count:,} combinations of at most {settings.largest} features would be ablated; at most "
-                    f"{_MOST:,} are.",
-                    "Give fewer features, or a smaller --largest.",
-                )
-            notes.append(f"{count:,} combinations were not ablated; --by combinations asks for them.")
-        else:
+        smallest = _smallest(asked)
+        count = _count([len(one.members) for one in sets], smallest, settings.largest)
+        if settings.by:
+            _refuse_many(count, settings.largest)
+        elif count > _MOST_UNASKED:
+            notes.append(f"{_in_words(count)} combinations were not ablated; --by combinations asks for them.")
+        if count <= (_MOST if settings.by else _MOST_UNASKED):
             found += [group for one in sets for group in _combined(one, smallest, settings.largest)]
     return found, notes
+
+
+def check_asked(settings: Ablation, features: int) -> None:
+    """Refuse what `groups_of` would refuse of one set of so many features, before these have been sought.
+
+    Raises:
+        BadRequest: a word of `by` is unknown, or there would be too many combinations.
+    """
+    asked = _asked(settings.by)
+    if settings.by and "combinations" in asked:
+        _refuse_many(_count([features], _smallest(asked), settings.largest), settings.largest)
 
 
 def kind_of(site: Site) -> str:
@@ -97,8 +104,31 @@ def _sharing(opened: OpenSet, features: Sequence[FeatureRef], by: By, name: Call
     return (Group(by, shared, tuple(refs)) for shared, refs in members.items())
 
 
-def _count(size: int, smallest: int, largest: int) -> int:
-    return sum(comb(size, n) for n in range(smallest, min(largest, size) + 1))
+def _smallest(asked: Sequence[By]) -> int:
+    return 2 if "one" in asked else 1
+
+
+def _count(sizes: Sequence[int], smallest: int, largest: int) -> int:
+    """How many combinations sets of these sizes have; where that is beyond `_MOST`, some number beyond it."""
+    count = 0
+    for size in sizes:
+        for n in range(smallest, min(largest, size) + 1):
+            count += comb(size, n)
+            if count > _MOST:  # the next may have thousands of digits
+                return count
+    return count
+
+
+def _refuse_many(count: int, largest: int) -> None:
+    if count > _MOST:
+        raise BadRequest(
+            f"{_in_words(count)} combinations of at most {largest} features would be ablated.",
+            "Give fewer features, or a smaller --largest.",
+        )
+
+
+def _in_words(count: int) -> str:
+    return f"{count:,}" if count <= _MOST else f"More than {_MOST:,}"
 
 
 def _combined(one: FeatureSet, smallest: int, largest: int) -> Iterator[Group]:

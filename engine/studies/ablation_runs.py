@@ -35,8 +35,18 @@ _SHARE = 0.1
 
 @dataclass
 class _Batch:
+    """Some examples. Patch values are sparse in `work.states`, and dense only while they are used."""
+
     work: Workspace
-    replacements: dict[str, Replacement]
+    to: To
+
+    def replacement(self, source: str) -> Replacement:
+        """What the nodes of a site become."""
+        state = self.work.states[source]
+        return replacement(state, None, "zero", 0) if self.to == "zero" else _patch_values(self.work, state)
+
+    def replacements(self) -> dict[str, Replacement]:
+        return {source: self.replacement(source) for source in self.work.states}
 
 
 class Runs:
@@ -63,12 +73,12 @@ class Runs:
 
     def empty(self) -> float:
         """m(∅): every feature of every dictionary ablated."""
-        return _mean(ablated(b.work, None, b.replacements, self._errors) for b in self._batches)
+        return _mean(ablated(b.work, None, b.replacements(), self._errors) for b in self._batches)
 
     def kept(self, features: Iterable[FeatureRef]) -> float:
         """m(C): every feature but these ablated."""
         members = _by_source(features)
-        return _mean(ablated(b.work, _nodes(b.work, members), b.replacements, self._errors) for b in self._batches)
+        return _mean(ablated(b.work, _nodes(b.work, members), b.replacements(), self._errors) for b in self._batches)
 
     def without(self, features: Iterable[FeatureRef]) -> float:
         """m(rest): these ablated and nothing else; with errors removed, those too."""
@@ -76,7 +86,7 @@ class Runs:
         if self._errors == "keep":
             return _mean(_taken_out(b, members) for b in self._batches)
         return _mean(
-            ablated(b.work, _nodes(b.work, members), b.replacements, self._errors, complement=True)
+            ablated(b.work, _nodes(b.work, members), b.replacements(), self._errors, complement=True)
             for b in self._batches
         )
 
@@ -102,9 +112,7 @@ def _prepared(model: LanguageModel, bases: Sequence[Basis], examples: Sequence[E
     ids = token_ids([list(e.ids) for e in examples], model.device)
     patch_ids = token_ids(patches, model.device) if patches else None
     work = workspace(model, bases, ids, patch_ids, lambda _: goal, "pass-through", job)
-    if to == "zero":
-        return _Batch(work, {s: replacement(state, None, "zero", 0) for s, state in work.states.items()})
-    return _Batch(work, {s: _patch_values(work, state) for s, state in work.states.items()})
+    return _Batch(work, to)
 
 
 def _patch_values(work: Workspace, state: SiteState) -> Replacement:
@@ -161,7 +169,7 @@ def _taken_out(batch: _Batch, members: Mapping[str, Sequence[int]]) -> Tensor:
     mine = _mask(first, members[ordered[0]])[first.features]
     change = first.basis.decode(Codes(first.rows[mine], first.features[mine], first.delta[mine]), b * t, d)
     visitors = joined(
-        _taking_out(work.states[source], _mask(work.states[source], members[source]), batch.replacements[source])
+        _taking_out(work.states[source], _mask(work.states[source], members[source]), batch.replacement(source))
         for source in later
     )
     with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import Any
 from engine.opening import OpenSet
 from engine.studies.ablation_groups import KINDS, By, Group
 from engine.studies.ablation_runs import To
+from engine.studies.cutting import cut_table
 from engine.studies.given import set_of
 from engine.studies.parts import plain_cell, table
 from engine.study_results import AnyView, Bars, Cell, Column, ColumnKind, FeatureSet, Table
@@ -120,7 +121,7 @@ def _scores(by: By, found: Sequence[Measured]) -> Table:
         (m.whole.pairs, m.group.name, m.whole.to, len(m.group.features), *_cells(m))
         for m in sorted(found, key=lambda m: (m.whole.pairs, m.group.of))
     ]
-    return table(by, _TITLES[by], (_PAIRS, Column("group", kind), _TO, _FEATURES, *_SCORES), rows)
+    return cut_table(by, _TITLES[by], (_PAIRS, Column("group", kind), _TO, _FEATURES, *_SCORES), rows)
 
 
 def _cells(m: Measured) -> tuple[float | None, ...]:
@@ -140,7 +141,7 @@ def _side_by_side(by: By, found: Sequence[Measured], wholes: Sequence[Whole], *,
     kind: ColumnKind = "feature" if by == "one" and not many else "text"
     columns = (Column("group", kind), *(Column(to, "number", f"Bias score, ablated to {to}.") for to in kinds))
     rows = [(label, *(cells.get(to) for to in kinds)) for label, cells in scores.items()]
-    return table(f"bias-{by}", f"Bias scores: {_TITLES[by]}", columns, rows)
+    return cut_table(f"bias-{by}", f"Bias scores: {_TITLES[by]}", columns, rows)
 
 
 def _label(pairs: str, name: str, *, many: bool) -> str:

@@ -25,6 +25,7 @@ from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet
+from engine.prompts.datasets import PromptSet
 from engine.protocol import Pair
 from engine.studies.measure import Growing
 
@@ -34,6 +35,8 @@ BUDGET = 2000
 """Nodes that `exact` measures, in all; the others keep the plain gradient."""
 _EXAMPLES = 16
 """Pairs at a time: what is there so far is shown between them."""
+_TOLD = 10
+"""Pairs that could not be used, told one by one."""
 
 
 @dataclass
@@ -73,6 +76,23 @@ class MeanEffects:
     def finished(self) -> bool:
         """Whether all pairs that can be used have been read."""
         return self.examples == self.total
+
+
+def examples_of(opened: OpenSet, prompts: PromptSet, where: str = "") -> tuple[list[Example], list[Skipped]]:
+    """The pairs of a data set that can be used, and the others with the reason.
+
+    Args:
+        where: of two models, in which.
+
+    Raises:
+        BadRequest: none can be used, or only some have a patch prompt or a second answer.
+    """
+    try:
+        return from_pairs(opened, prompts.pairs)
+    except BadRequest as error:
+        none = error.message.startswith("None of")  # its own remedy is that of circuits
+        remedy = "`saescope prompts check` says what is wrong with each." if none else error.remedy
+        raise BadRequest(f"{prompts.name}{where}: {error.message}", remedy) from None
 
 
 def mean_effects(
@@ -216,3 +236,40 @@ class _Sums:
             sum(int(left.sum()) for left in self._left.values()),
             self._at_sink,
         )
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def metric_notes(means: Sequence[MeanEffects]) -> list[str]:
+    """What has to be known of effects: their sign, the metric they are of, and the baseline."""
+    notes = [
+        "An effect is metric(clean) − metric(feature at its baseline), summed over all tokens: positive where the "
+        "feature helps the clean prompt's answer. For pairs with two answers that is also feature-circuits' sign.",
+    ]
+    kinds = {mean.kind for mean in means}
+    if "difference" in kinds:
+        notes.append("The metric is logit(answer) − logit(patch answer) at the last token.")
+    if "logit" in kinds:
+        notes.append("The metric is the answer's logit at the last token where a pair has no second answer.")
+    if any(mean.patch is None for mean in means):
+        notes.append("Without a patch prompt the baseline is zero; the first token and other sinks keep their value.")
+    return notes
+
+
+def pairs_notes(name: str, mean: MeanEffects) -> list[str]:
+    """What has to be known of the means over one data set: pairs still to come or left out, effects not measured."""
+    notes = []
+    if not mean.finished:
+        notes.append(f"{name}: means over the first {mean.examples} of {mean.total} pairs.")
+    if mean.unmeasured:
+        notes.append(f"{name}: {mean.unmeasured:,} effects are gradients in part: exact measures the strongest.")
+    if mean.at_sink:
+        notes.append(
+            f"{name}: {mean.at_sink} pairs differ in their first token, an attention sink, where features mean "
+            "little; with --bos on it is BOS."
+        )
+    if mean.skipped:
+        notes.append(f"{name}: {len(mean.skipped)} pairs left out.")
+        notes += [f"{name}: {s.pair.clean!r}: {s.reason}" for s in mean.skipped[:_TOLD]]
+    return notes

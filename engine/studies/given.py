@@ -36,9 +36,9 @@ class _Document(msgspec.Struct):
 def given_sets(opened: OpenSet, names: Sequence[str]) -> list[FeatureSet]:
     """Named sets of features of open dictionaries, each feature once in a set.
 
-    SOURCE:INDEX typed one by one are one set, called `features`. A file is a study's JSON, a session (its studies' sets
-    and its marks) or text with one feature a line (`#` begins a comment); FILE#NAME is one set of a file. Empty sets
-    are left out where none was asked for by name.
+    SOURCE:INDEX typed one by one are one set, called `features`. A file is a study's JSON, a session (its studies'
+    sets, the newest of each name, and its marks) or text with one feature a line (`#` begins a comment); FILE#NAME is
+    one set of a file. Empty sets are left out where none was asked for by name.
 
     Raises:
         BadRequest: a name is neither a feature nor a file, a file cannot be read or holds none, a set is empty or
@@ -87,11 +87,12 @@ def _file_of(name: str) -> tuple[Path | None, str | None]:
     """The file that a name means, and which of its sets; None for what is no file."""
     head, mark, wanted = name.partition("#")
     try:
-        if name and Path(name).is_file():
-            return Path(name), None
-        if mark and head and Path(head).is_file():
-            return Path(head), wanted
-    except (OSError, ValueError):  # longer than a name can be, or a zero byte in it
+        whole, file = Path(name).expanduser(), Path(head).expanduser()
+        if name and whole.is_file():
+            return whole, None
+        if mark and head and file.is_file():
+            return file, wanted
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a zero byte in it, or ~ of nobody
         pass
     return None, None
 

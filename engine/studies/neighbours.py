@@ -16,7 +16,7 @@ from engine.studies import neighbours_tables as tables
 from engine.studies import splitting
 from engine.studies.measure import Growing
 from engine.studies.neighbours_nearest import Nearest, Space, Tick, nearest, space_of, unit_rows
-from engine.studies.parts import chosen, features_of, result_of
+from engine.studies.parts import chosen, features_of, plain_cell, result_of
 from engine.studies.projections import check_umap, pca, umap
 from engine.study_results import AnyView, Bars, Cell, StudyResult, Table
 from engine.study_settings.neighbours import Neighbours
@@ -57,7 +57,7 @@ class _Study:
         self.figure("features", sum(d.d_sae for d in self.together), "Features that were searched.")
 
     def figure(self, name: str, value: Cell, meaning: str) -> None:
-        self.figures[name], self.meanings[name] = value, meaning
+        self.figures[name], self.meanings[name] = plain_cell(value), meaning
 
     def refer(self, number: int, index: int) -> FeatureRef:
         return FeatureRef(self.sources[number], index)
@@ -165,10 +165,10 @@ class _Study:
     def _draw(self, rows: Tensor, made: Any) -> None:
         dimensions = self.settings.dimensions
         self.growing.progress("drawing the map")
-        projection = pca(rows, dimensions)
+        projection = pca(rows, dimensions, self.growing.rest)
         self.tables["points"] = made(projection, "PCA")
         if self.settings.map == "umap":
-            self.growing.progress("drawing the map by UMAP")
+            self.growing.progress("drawing the map by UMAP, which cannot be stopped")
             self.growing.rest()
             projection = umap(rows, dimensions, self.settings.seed)
             self.tables["points"] = made(projection, "UMAP")

@@ -11,6 +11,7 @@ from engine.knowledge import hint
 from engine.labels.answers import best_labels
 from engine.opening import OpenSet
 from engine.protocol import FeatureRef
+from engine.studies.cutting import cut_table
 from engine.studies.neighbours_nearest import By, Nearest
 from engine.studies.parts import table
 from engine.studies.projections import Projection
@@ -78,7 +79,7 @@ def pair_table(
         Column("neighbour peaks on"),
     )
     rows = [(a, b, cosine, known[a][1], known[b][1]) for a, b, cosine in shown]
-    return table("pairs", f"Closest pairs by {by} cosine {among}", columns, rows, len(pairs))
+    return cut_table("pairs", f"Closest pairs by {by} cosine {among}", columns, rows, len(pairs))
 
 
 def closest_pairs(
@@ -149,7 +150,7 @@ def point_table(
         (ref, *where, groups.get(ref, ref.source), near, cosine if near is not None else None)
         for ref, where, near, cosine in zip(refs, projection.coordinates.tolist(), closest, cosines, strict=True)
     ]
-    return table("points", f"Map of {by} rows by {method}", columns, rows, total)
+    return cut_table("points", f"Map of {by} rows by {method}", columns, rows, total)
 
 
 def scatter(method: str, dimensions: int) -> Scatter:

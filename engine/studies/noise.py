@@ -205,7 +205,6 @@ class _Study:
     ) -> dict[Site, Visitor]:
         """Visitors that compare each row: where the change is made at its tokens, later from the first of them on."""
         first = int(fires.nonzero()[0])
-        features: dict[str, Tensor] = {}
 
         def visitor(site: Site) -> Visitor:
             def visit(held: Tensor) -> None:
@@ -218,13 +217,13 @@ class _Study:
                     if not bool(where.any()):
                         continue
                     before = reference[source][where]
-                    features[source] = dictionary.encode(before)
+                    features = dictionary.encode(before)
                     skip = ref.index if source == ref.source else None
                     for row, x in enumerate(held):
                         self._growing.job.check()
                         after = x.reshape(len(fires), -1)[where]
                         comparison = Comparison(dictionary, skip, self._settings.changed)
-                        found[row][source] = comparison.of(features[source], before, after)
+                        found[row][source] = comparison.of(features, before, after)
 
             return visit
 

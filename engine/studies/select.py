@@ -8,12 +8,11 @@ from itertools import combinations, permutations
 
 from engine import selection
 from engine.dictionary import Dictionary
-from engine.errors import BadRequest
 from engine.opening import OpenSet, page_of
 from engine.prompts.datasets import PromptSet, prompt_sets
 from engine.results import FeatureRef
 from engine.selection import Effect
-from engine.studies.effects import MeanEffects, mean_effects
+from engine.studies.effects import MeanEffects, examples_of, mean_effects, metric_notes, pairs_notes
 from engine.studies.measure import Growing
 from engine.studies.parts import chosen, result_of
 from engine.studies.select_tables import figures_of, tables_of, views_of
@@ -22,8 +21,6 @@ from engine.study_settings.select import Select
 
 _MOST = 20_000
 """Features of a set: what is larger could not be looked at, and travels as JSON."""
-_TOLD = 10
-"""Pairs that could not be used, told one by one."""
 
 
 @dataclass
@@ -43,9 +40,15 @@ class Selected:
 
 
 def measure(opened: OpenSet, settings: Select, growing: Growing) -> StudyResult:
-    """Mean effects of every data set, a choice of features from each, and what the choices share."""
+    """Mean effects of every data set, a choice of features from each, and what the choices share.
+
+    Raises:
+        BadRequest: no data set, one of which no pair can be used, or a dictionary that is not open.
+    """
     data = prompt_sets(settings.pairs, settings.examples)
     dictionaries = chosen(opened, settings.sources)
+    for prompts in data:  # the last is looked at before the first is measured
+        examples_of(opened, prompts)
     done: list[Selected] = []
 
     for number, prompts in enumerate(data):
@@ -55,10 +58,7 @@ def measure(opened: OpenSet, settings: Select, growing: Growing) -> StudyResult:
             growing.grown(_result(opened, dictionaries, settings, so_far, len(data)))
 
         what = f"effects of {prompts.name}{f', {number + 1} of {len(data)}' if len(data) > 1 else ''}"
-        try:
-            mean = mean_effects(opened, prompts.pairs, settings.method, dictionaries, growing, grown=grown, what=what)
-        except BadRequest as error:
-            raise BadRequest(f"{prompts.name}: {error.message}", error.remedy) from None
+        mean = mean_effects(opened, prompts.pairs, settings.method, dictionaries, growing, grown=grown, what=what)
         done.append(_selected(prompts, mean, settings))
         if growing.is_due and number + 1 < len(data):
             growing.grown(_result(opened, dictionaries, settings, done, len(data)))
@@ -175,38 +175,13 @@ def _result(
 
 def _notes(done: Sequence[Selected], settings: Select, total: int) -> tuple[str, ...]:
     notes = [
-        "An effect is metric(clean) − metric(feature at its baseline), summed over all tokens: positive where the "
-        "feature helps the clean prompt's answer. For pairs with two answers that is also feature-circuits' sign.",
+        *metric_notes([one.mean for one in done]),
+        "Lists are ordered as published quicklists: by |effect|, grouped by dictionary. Errors are no members.",
     ]
-    kinds = {one.mean.kind for one in done}
-    if "difference" in kinds:
-        notes.append("The metric is logit(answer) − logit(patch answer) at the last token.")
-    if "logit" in kinds:
-        notes.append("The metric is the answer's logit at the last token where a pair has no second answer.")
-    if any(one.mean.patch is None for one in done):
-        notes.append("Without a patch prompt the baseline is zero; the first token and other sinks keep their value.")
-    notes.append(
-        "Lists are ordered as published quicklists: by |effect|, grouped by dictionary. Errors are no members."
-    )
     if settings.rule in {"stratified", "random"}:
         notes.append("Drawn from the features whose effect is not zero, without replacement.")
     notes += [f"{one.name} is the built-in data set." for one in done if not one.origin]
-    for one in done:
-        mean = one.mean
-        if not mean.finished:
-            notes.append(f"{one.name}: means over the first {mean.examples} of {mean.total} pairs.")
-        if mean.unmeasured:
-            notes.append(
-                f"{one.name}: {mean.unmeasured:,} effects are gradients in part: exact measures the strongest."
-            )
-        if mean.at_sink:
-            notes.append(
-                f"{one.name}: {mean.at_sink} pairs differ in their first token, an attention sink, where features mean "
-                "little; with --bos on it is BOS."
-            )
-        if mean.skipped:
-            notes.append(f"{one.name}: {len(mean.skipped)} pairs left out.")
-            notes += [f"{one.name}: {s.pair.clean!r}: {s.reason}" for s in mean.skipped[:_TOLD]]
+    notes += [note for one in done for note in pairs_notes(one.name, one.mean)]
     if len(done) < total:
         notes.append(f"{total - len(done)} data sets are still to come.")
     return tuple(notes)

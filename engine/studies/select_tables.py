@@ -14,7 +14,7 @@ from engine.labels.database import LabelsUnusable
 from engine.opening import OpenSet
 from engine.results import FeatureRef
 from engine.selection import Effect, ranked
-from engine.studies.parts import table
+from engine.studies.parts import plain_cell, table
 from engine.study_results import AnyView, Bars, Cell, Column, Curve, Table
 from engine.study_settings.select import Select
 
@@ -61,7 +61,7 @@ def figures_of(done: Sequence[Selected], settings: Select) -> tuple[dict[str, Ce
         ]
         for name, value, meaning in rows:
             name = f"{one.name}: {name}" if len(done) > 1 else name
-            figures[name] = float(f"{value:.6g}") if isinstance(value, float) else value
+            figures[name] = plain_cell(value)
             meanings[name] = meaning
     return figures, meanings
 
@@ -175,7 +175,7 @@ def _cumulative(done: Sequence[Selected]) -> Table:
     rows = []
     for one in done:
         sums = list(accumulate(abs(e.effect) for e in one.effects))
-        rows += [(one.name, n, sums[n - 1], sums[n - 1] / sums[-1]) for n in _thinned(len(sums))]
+        rows += [(one.name, n, sums[n - 1], sums[n - 1] / sums[-1]) for n in thinned(len(sums), _POINTS)]
     columns = (
         Column("data set"),
         Column("features", "count", "The strongest so many."),
@@ -185,11 +185,11 @@ def _cumulative(done: Sequence[Selected]) -> Table:
     return table("cumulative", "Cumulative effect", columns, rows)
 
 
-def _thinned(count: int) -> list[int]:
-    """Whole numbers from 1 to `count`, evenly spaced on a logarithmic scale."""
-    if count <= _POINTS:
+def thinned(count: int, most: int) -> list[int]:
+    """At most so many whole numbers from 1 to `count`, evenly spaced on a logarithmic scale."""
+    if count <= most:
         return list(range(1, count + 1))
-    return sorted({round(count ** (place / (_POINTS - 1))) for place in range(_POINTS)})
+    return sorted({round(count ** (place / (most - 1))) for place in range(most)})
 
 
 # --- plots --------------------------------------------------------------------------------------------------------

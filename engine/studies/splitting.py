@@ -16,11 +16,11 @@ from torch import Tensor
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.protocol import FeatureRef
+from engine.studies.cutting import MOST_ROWS, cut_table
 from engine.studies.neighbours_nearest import By, Tick, blocks, unit_rows
-from engine.studies.parts import table
+from engine.studies.parts import plain_cell, table
 from engine.study_results import Cell, Column, Histogram, Table
 
-_MOST_ROWS = 20_000
 _SINGLE = 10
 """Numbers of parts up to here have a bin of their own; from here on bins double."""
 
@@ -113,7 +113,7 @@ def figures(found: Splitting) -> tuple[dict[str, Cell], dict[str, str]]:
             "Share of the large one's features that are no part of any.",
         ),
     }
-    return {k: v for k, (v, _) in values.items()}, {k: m for k, (_, m) in values.items()}
+    return {k: plain_cell(v) for k, (v, _) in values.items()}, {k: m for k, (_, m) in values.items()}
 
 
 def tables(found: Splitting, named: Sequence[FeatureRef], top: int) -> tuple[Table, ...]:
@@ -123,7 +123,7 @@ def tables(found: Splitting, named: Sequence[FeatureRef], top: int) -> tuple[Tab
     small, large = found.small.source, found.large.source
     rows = [
         (FeatureRef(small, i), int(parts[i]), FeatureRef(large, int(found.nearest[i])), float(found.nearest_cosine[i]))
-        for i in order[:_MOST_ROWS]
+        for i in order[:MOST_ROWS]
     ]
     shown = [ref.index for ref in named if ref.source == small] or order[:top]
     each = [
@@ -132,9 +132,9 @@ def tables(found: Splitting, named: Sequence[FeatureRef], top: int) -> tuple[Tab
         for place, (part, cosine) in enumerate(found.parts_of(i), 1)
     ]
     return (
-        table("splitting", f"Features of {small} and their parts in {large}", _SPLITTING, rows, len(order)),
+        cut_table("splitting", f"Features of {small} and their parts in {large}", _SPLITTING, rows, len(order)),
         table("numbers of parts", "Features by their number of parts", _NUMBERS, _bins(parts)),
-        table("parts", "Parts, nearest first", _PARTS, each[:_MOST_ROWS], len(each)),
+        cut_table("parts", "Parts, nearest first", _PARTS, each),
     )
 
 

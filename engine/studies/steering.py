@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from engine.circuits.examples import Example, from_pairs
+from engine.circuits.examples import Example
 from engine.errors import BadRequest
 from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet
@@ -23,6 +23,7 @@ from engine.results import FeatureRef
 from engine.steering.values import STRONGEST, largest_activation
 from engine.steering_results import Positions, parse_positions
 from engine.studies import steering_tables
+from engine.studies.effects import examples_of
 from engine.studies.given import features_in, given_sets
 from engine.studies.measure import Growing
 from engine.studies.parts import result_of
@@ -118,22 +119,28 @@ def _tasks(opened: OpenSet, settings: Steering) -> tuple[list[_Task], list[str]]
     notes = []
     sets = prompt_sets(settings.pairs, settings.examples)
     for one in sets:
-        alone = [msgspec.structs.replace(pair, patch=None) for pair in one.pairs]
-        examples, skipped = from_pairs(opened, alone)
+        alone = replace(one, pairs=tuple(msgspec.structs.replace(pair, patch=None) for pair in one.pairs))
+        examples, skipped = examples_of(opened, alone)
         if not examples[0].against:
             raise BadRequest(f"{one.name} has no second answers to flip to.", "Give each pair a patch_answer.")
         if skipped:
             notes.append(f"{len(skipped)} pairs of {one.name} cannot be used; `saescope prompts` says why.")
         left_out = {id(s.pair) for s in skipped}
-        used = [pair for pair in alone if id(pair) not in left_out]
+        used = [(n, pair) for n, pair in enumerate(alone.pairs, 1) if id(pair) not in left_out]
         tasks += _named(opened, one.name if len(sets) > 1 else "", one.name, used, examples, settings.tokens)
     return tasks, notes
 
 
 def _named(
-    opened: OpenSet, prefix: str, name: str, pairs: Sequence[Pair], examples: Sequence[Example], tokens: int
+    opened: OpenSet,
+    prefix: str,
+    name: str,
+    pairs: Sequence[tuple[int, Pair]],
+    examples: Sequence[Example],
+    tokens: int,
 ) -> Iterator[_Task]:
-    for number, (pair, example) in enumerate(zip(pairs, examples, strict=True), 1):
+    """Tasks of pairs and their numbers in the data set, so that one finds them there."""
+    for (number, pair), example in zip(pairs, examples, strict=True):
         opened.checked_ids(pair.clean, False, tokens)
         yield _Task(name, f"{prefix} {number}".strip(), pair.clean, example)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,21 +10,20 @@ import msgspec
 
 from engine.corpus.text import name_of_text
 from engine.errors import BadRequest
+from engine.memory.use import telling_out_of_memory
 from engine.opening import OpenSet
 from engine.prompts.datasets import prompt_sets
 from engine.protocol import FeatureRef
 from engine.studies import universality_effects as effects
 from engine.studies import universality_tables as matching
+from engine.studies.effects import examples_of
 from engine.studies.measure import Growing
 from engine.studies.parts import features_of, result_of
 from engine.studies.universality_matching import Tally
-from engine.studies.universality_reading import Pairing, counterparts, read_both, tallied
+from engine.studies.universality_reading import Pairing, counterparts, fitting_most, read_both, tallied
 from engine.studies.universality_sides import Side, two_sides
 from engine.study_results import Cell, StudyResult, Table
 from engine.study_settings.universality import Universality
-
-_PATIENCE = 20
-"""An unfinished result is made after so many times as long as making the last one took."""
 
 
 def measure(opened: OpenSet, settings: Universality, growing: Growing) -> StudyResult:
@@ -38,6 +36,8 @@ def measure(opened: OpenSet, settings: Universality, growing: Growing) -> StudyR
         Cancelled: the job was cancelled.
     """
     data = prompt_sets(settings.pairs, settings.examples) if settings.pairs else []
+    for prompts in data:
+        examples_of(opened, prompts)
     with two_sides(opened, settings, growing.job) as (first, second):
         refs = features_of(first.opened, settings.features) if settings.features else []
         if elsewhere := [str(ref) for ref in refs if ref.source not in {d.source for d in first.dictionaries}]:
@@ -53,12 +53,18 @@ def measure(opened: OpenSet, settings: Universality, growing: Growing) -> StudyR
                 "Compare effects with --pairs, or choose models that share a tokenizer.",
             )
         for prompts in data:
+            examples_of(second.opened, prompts, f" in {second.name}")
+        for prompts in data:
             for side in (first, second):
                 comparison.chosen.append(effects.choose(prompts, side, settings, growing))
                 if growing.is_due:
                     growing.grown(comparison.result())
         if same:
-            _match(comparison, growing)
+            with telling_out_of_memory(
+                "What the features of both sides have in common does not fit in memory.",
+                "Compare fewer dictionaries with --source and --other, or give a smaller --most.",
+            ):
+                _match(comparison, growing)
         else:
             comparison.notes.append("The tokenizers differ: activations cannot be correlated token by token.")
         return comparison.result()
@@ -104,7 +110,7 @@ class _Comparison:
                 figures, meanings = figures | one[0], meanings | one[1]
             more["tables"] += effects.tables(self.chosen, (first, second))
             more["views"] += effects.views((first, second))
-            more["sets"] = effects.sets(self.chosen)
+            more["sets"] = effects.sets(self.opened, self.chosen)
             more["notes"] += effects.notes(self.chosen)
         more["tables"] += every
         same_model = not second.prefix
@@ -116,9 +122,9 @@ class _Comparison:
         if same_model:
             return result
         other = second.opened.provenance(list(second.dictionaries), {})
-        settings = {**result.settings, "other_side": msgspec.to_builtins(other)}
+        settings = {**result.provenance.settings, "other_side": msgspec.to_builtins(other)}
         provenance = msgspec.structs.replace(result.provenance, settings=settings)
-        return msgspec.structs.replace(result, settings=settings, provenance=provenance)
+        return msgspec.structs.replace(result, provenance=provenance)
 
     def _in_both(self) -> tuple[dict[str, Cell], dict[str, str]]:
         """How many features chosen on one side have a best match that was chosen on the other."""
@@ -143,9 +149,9 @@ def _match(comparison: _Comparison, growing: Growing) -> None:
     """Read the text on both sides, and keep the best matches."""
     settings, first, second = comparison.settings, comparison.first, comparison.second
     pairings = counterparts(first, second)
-    tallies = tallied(first, second, pairings, settings, growing.job)
-    described = _described(comparison, pairings)
-    took, last = 0.0, time.perf_counter()
+    most = fitting_most(pairings, settings.most)
+    tallies = tallied(first, second, pairings, settings, most, growing.job)
+    described = _described(comparison, pairings, most)
 
     def summed_up() -> None:
         found = [tally.matches(settings.fires) for tally in tallies]
@@ -160,18 +166,15 @@ def _match(comparison: _Comparison, growing: Growing) -> None:
         done = tallies[0].tokens
         growing.progress("correlating activations", min(done, settings.tokens), settings.tokens)
         growing.rest()
-        if growing.is_due and time.perf_counter() - last > _PATIENCE * took:
-            started = time.perf_counter()
+        if growing.is_due:
             summed_up()
             growing.grown(comparison.result())
-            last = time.perf_counter()
-            took = last - started
     if not tallies[0].tokens:
         raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
     summed_up()
 
 
-def _described(comparison: _Comparison, pairings: Sequence[Pairing]) -> list[str]:
+def _described(comparison: _Comparison, pairings: Sequence[Pairing], most: int) -> list[str]:
     """What is true of every result, finished or not."""
     settings, first, second = comparison.settings, comparison.first, comparison.second
     told = [f"{a.source} is compared with {second.prefix}{b.source}, by depth." for a, b in pairings]
@@ -182,8 +185,10 @@ def _described(comparison: _Comparison, pairings: Sequence[Pairing]) -> list[str
     crossing = [f"{a.source} with {b.source}" for a, b in pairings if a.site.layer != b.site.layer]
     if crossing and first.opened.model is second.opened.model:
         told.append(f"Different layers are compared: {', '.join(crossing)}.")
-    if large := sorted({d.source for pairing in pairings for d in pairing if d.d_sae > settings.most}):
-        told.append(f"Of {', '.join(large)} the {settings.most:,} features that fire most on this text are compared.")
+    if large := sorted({d.source for pairing in pairings for d in pairing if d.d_sae > most}):
+        told.append(f"Of {', '.join(large)} the {most:,} features that fire most on this text are compared.")
+    if most < settings.most:
+        told.append(f"--most {settings.most} was lowered to {most}: the sums over more pairs do not fit in memory.")
     return told
 
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from engine import selection
-from engine.errors import BadRequest
 from engine.knowledge import hint
+from engine.opening import OpenSet
 from engine.prompts.datasets import PromptSet
 from engine.protocol import FeatureRef
 from engine.selection import Effect
-from engine.studies.effects import MeanEffects, mean_effects
+from engine.studies.effects import MeanEffects, mean_effects, metric_notes, pairs_notes
+from engine.studies.given import set_of
 from engine.studies.measure import Growing
-from engine.studies.parts import table
+from engine.studies.parts import plain_cell, table
 from engine.studies.select import effects_of
+from engine.studies.select_tables import thinned
 from engine.studies.universality_sides import Side
-from engine.study_results import AnyView, Bars, Cell, Column, Curve, FeatureSet, SetMember, Table
+from engine.study_results import AnyView, Bars, Cell, Column, Curve, FeatureSet, Table
 from engine.study_settings.universality import Universality
 
 THRESHOLD = 0.1
@@ -58,12 +60,7 @@ def choose(prompts: PromptSet, side: Side, settings: Universality, growing: Grow
         BadRequest: this side's model cannot be asked any of the prompts.
     """
     what = f"effects of {prompts.name} in {side.name}"
-    try:
-        mean = mean_effects(
-            side.opened, prompts.pairs, settings.method, side.dictionaries, growing, what=what
-        )  # fmt: skip
-    except BadRequest as error:
-        raise BadRequest(f"{prompts.name} in {side.name}: {error.message}", error.remedy) from None
+    mean = mean_effects(side.opened, prompts.pairs, settings.method, side.dictionaries, growing, what=what)
     effects = effects_of(mean)
     return Chosen(prompts, side, mean, effects, selection.ranked(selection.top(effects, settings.count)))
 
@@ -73,7 +70,7 @@ def figures(found: Sequence[Chosen]) -> tuple[dict[str, Cell], dict[str, str]]:
     values: dict[str, Cell] = {}
     meanings: dict[str, str] = {}
     for one in found:
-        values[f"total effect: {one.series}"] = one.mean.effect
+        values[f"total effect: {one.series}"] = plain_cell(one.mean.effect)
         meanings[f"total effect: {one.series}"] = "Mean metric(clean) − metric(patch), in logits."
     return values, meanings
 
@@ -94,23 +91,23 @@ def views(sides: Sequence[Side]) -> tuple[AnyView, ...]:
     )  # fmt: skip
 
 
-def sets(found: Sequence[Chosen]) -> tuple[FeatureSet, ...]:
-    """What was chosen on sides whose model is the open one, as sets."""
-    return tuple(
-        FeatureSet(
-            one.series,
-            tuple(SetMember(FeatureRef(e.site, int(e.index)), e.effect) for e in selection.published(one.chosen)),
-            f"The {len(one.chosen)} with the largest |effect| over {one.prompts.name}.",
-        )
-        for one in found
-        if not one.side.prefix
-    )
+def sets(opened: OpenSet, found: Sequence[Chosen]) -> tuple[FeatureSet, ...]:
+    """What was chosen from dictionaries that are open, as sets: of others other studies could not take them."""
+    made = []
+    for one in found:
+        here = [e for e in selection.published(one.chosen) if not one.side.prefix and e.site in opened.dictionaries]
+        effects = {FeatureRef(e.site, int(e.index)): e.effect for e in here}
+        rule = f"The {len(one.chosen)} with the largest |effect| over {one.prompts.name}"
+        rule += "." if len(here) == len(one.chosen) else f"; {len(here)} of them, whose dictionaries are open."
+        if here:
+            made.append(set_of(opened, one.series, effects, rule, effects))
+    return tuple(made)
 
 
 def notes(found: Sequence[Chosen]) -> tuple[str, ...]:
     """What has to be known of them."""
-    told = ["Effects are metric(clean) − metric(feature at its baseline), summed over tokens, averaged over pairs."]
-    told += [f"{one.series}: {len(one.mean.skipped)} pairs left out." for one in found if one.mean.skipped]
+    told = metric_notes([one.mean for one in found])
+    told += [note for one in found for note in pairs_notes(one.series, one.mean)]
     pairs = {
         one.prompts.name: {other.mean.examples for other in found if other.prompts == one.prompts} for one in found
     }
@@ -186,9 +183,7 @@ def _cumulative(found: Sequence[Chosen]) -> Table:
     rows = []
     for one in found:
         shares = _shares(one)
-        last = len(shares)
-        places = sorted({round(last ** (n / (_POINTS - 1))) for n in range(_POINTS)}) if last else []
-        rows += [(one.series, place, shares[place - 1]) for place in places]
+        rows += [(one.series, place, shares[place - 1]) for place in thinned(len(shares), _POINTS)]
     return table("cumulative", "Cumulative effect", columns, rows)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from engine.corpus.reading import Read
 
+BYTES = 12
+"""That a tally holds for every pair of features."""
 _BLOCK = 512
 _SPARSE = 32
 """Where fewer than one in so many activations is not zero, the product of two sparse matrices is the faster one."""

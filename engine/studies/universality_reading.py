@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
+from math import isqrt
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from engine.corpus.reading import Batch, Read, read_batches
 from engine.corpus.text import contexts_of, documents_of
 from engine.dictionary import Dictionary
 from engine.job import Job
+from engine.memory.use import available_bytes
 from engine.opening import OpenSet
-from engine.studies.universality_matching import Aligned, Tally, same_tokens, strongest_kept
+from engine.studies.universality_matching import BYTES, Aligned, Tally, same_tokens, strongest_kept
 from engine.studies.universality_sides import Side
 from engine.study_settings.universality import Universality
 from engine.training.corpus import Context
 
 Pairing = tuple[Dictionary, Dictionary]
+_SHARE = 0.4
+"""Of the memory that is free, how much all tallies may take."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,24 @@ def read_both(
         yield Both(a.reads, b.reads, _after_bos(a, first.opened), _after_bos(b, second.opened))
 
 
-def tallied(first: Side, second: Side, pairings: Sequence[Pairing], settings: Universality, job: Job) -> list[Tally]:
+def fitting_most(pairings: Sequence[Pairing], most: int) -> int:
+    """How many features of each dictionary can be matched so that all tallies fit: `most`, or fewer."""
+    room: dict[torch.device, float] = {a.device: _SHARE * available_bytes(a.device) for a, _ in pairings}
+    for device, there in room.items():
+        here = [p for p in pairings if p[0].device == device]
+        if sum(BYTES * min(a.d_sae, most) * min(b.d_sae, most) for a, b in here) > there:
+            most = max(2, isqrt(int(there / (BYTES * len(here)))))
+    return most
+
+
+def tallied(
+    first: Side, second: Side, pairings: Sequence[Pairing], settings: Universality, most: int, job: Job
+) -> list[Tally]:
     """An empty tally for every pair of dictionaries: of all features, or of those that fire most on the text.
 
-    Larger dictionaries than `settings.most` cost a pass over the text to see which these are.
+    Larger dictionaries than `most` cost a pass over the text to see which these are.
     """
-    large = [p for p in pairings if max(p[0].d_sae, p[1].d_sae) > settings.most]
+    large = [p for p in pairings if max(p[0].d_sae, p[1].d_sae) > most]
     fires: dict[tuple[int, str], Tensor] = {}
     if large:
         for number, both in enumerate(read_both(first, second, large, settings, job)):
@@ -85,7 +101,7 @@ def tallied(first: Side, second: Side, pairings: Sequence[Pairing], settings: Un
         found = fires.get((side, dictionary.source))
         if found is None:
             found = torch.zeros(dictionary.d_sae, dtype=torch.long, device=dictionary.device)
-        return strongest_kept(found, settings.most)
+        return strongest_kept(found, most)
 
     return [Tally(kept(0, a), a.d_sae, kept(1, b), b.d_sae) for a, b in pairings]
 

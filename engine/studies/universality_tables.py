@@ -10,14 +10,14 @@ from torch import Tensor
 
 from engine.knowledge import hint
 from engine.protocol import FeatureRef
+from engine.studies.cutting import MOST_ROWS, cut_table
 from engine.studies.neighbours_nearest import space_of, unit_rows
-from engine.studies.parts import table
+from engine.studies.parts import plain_cell, table
 from engine.studies.universality_matching import Matches
 from engine.studies.universality_reading import Pairing
 from engine.studies.universality_sides import Side
 from engine.study_results import AnyView, Cell, Column, Histogram, Scatter, Table
 
-_MOST_ROWS = 20_000
 _BLOCK = 1024
 _BINS = 20
 _WELL = 0.5
@@ -77,7 +77,7 @@ def figures(found: Sequence[Matched]) -> tuple[dict[str, Cell], dict[str, str]]:
             ("cosine agrees", float(torch.cat(agrees).double().mean()),
              "Share whose best match has the largest decoder cosine too."),
         ]  # fmt: skip
-    return {name: value for name, value, _ in rows}, {name: meaning for name, _, meaning in rows}
+    return {name: plain_cell(value) for name, value, _ in rows}, {name: meaning for name, _, meaning in rows}
 
 
 def tables(
@@ -123,13 +123,13 @@ def tables(
         else []
     )
     made += [
-        table("best", "Best matched", worded, [in_words(*p) for p in places[:top]], len(places)),
-        table("own", "Worst matched: what only this side has", worded, [in_words(*p) for p in places[::-1][:top]],
-              len(places)),
+        cut_table("best", "Best matched", worded, [in_words(*p) for p in places[:top]], len(places)),
+        cut_table("own", "Worst matched: what only this side has", worded, [in_words(*p) for p in places[::-1][:top]],
+                  len(places)),
         _correlations(found),
         _pairings(found),
-        table("matches", "Every feature and its best match", columns, [row(*p) for p in places[:_MOST_ROWS]],
-              len(places)),
+        cut_table("matches", "Every feature and its best match", columns, [row(*p) for p in places[:MOST_ROWS]],
+                  len(places)),
     ]  # fmt: skip
     return tuple(made)
 

@@ -16,8 +16,8 @@ from engine.opening import OpenSet
 from engine.studies.measure import Growing
 from engine.studies.walk_passes import Passes
 from engine.studies.walk_reading import Readings
-from engine.studies.walk_steps import WAYS, Start, Way, walker
-from engine.studies.walk_tables import Found, Text, Walked, result
+from engine.studies.walk_steps import WAYS, Start, Way, possible, walker
+from engine.studies.walk_tables import Found, Text, Walked, drawn_of, result
 from engine.study_results import StudyResult
 from engine.study_settings.walk import Walk
 
@@ -43,9 +43,7 @@ def measure(opened: OpenSet, settings: Walk, growing: Growing) -> StudyResult:
     with telling_out_of_memory(), computing_in(opened.model, torch.float32) as dtype:
         growing.progress("reading the prompt")
         walk = _Walk(opened, settings, opened.dictionaries[source].in_precision(dtype), ids, ways, growing)
-        for way in ways:
-            walk.go(way)
-        return walk.so_far()
+        return walk.whole()
 
 
 def _ways(given: tuple[str, ...]) -> tuple[Way, ...]:
@@ -106,11 +104,13 @@ class _Walk:
             features = dictionary.encode(here)
             base = here if settings.errors == "keep" else dictionary.decode(features, here)
         self._start = Start(dictionary, here, features)
+        possibly, left_out = possible(self._start, ways, settings.measured, asked=bool(settings.ways))
         self._shift = base - here
         """What leaving the errors out changes before the first step, [P, d]."""
         self._readings = Readings(dictionary, base)
         self._passes = Passes(model, ids, dictionary.site, positions, growing.job)
         self._likeliest = int(self._passes.plain.argmax())
+        self._ways = possibly
         self._found = Found(
             prompt=settings.prompt,
             tokens=tuple(model.tokenizer.token(ids[p]).text for p in positions.tolist()),
@@ -118,13 +118,21 @@ class _Walk:
             norm=float(here.norm(dim=1).mean()),
             active=float((features != 0).sum(1).double().mean()),
             likeliest=model.tokenizer.token(self._likeliest).text,
-            ways=ways,
+            ways=possibly,
+            notes=left_out,
+            drawn=drawn_of(len(possibly), settings.steps, settings.walks),
         )
 
     def so_far(self) -> StudyResult:
         return result(self._opened, self._dictionary, self._settings, self._found)
 
-    def go(self, way: Way) -> None:
+    def whole(self) -> StudyResult:
+        """Walk every way that is possible."""
+        for way in self._ways:
+            self._go(way)
+        return self.so_far()
+
+    def _go(self, way: Way) -> None:
         """All walks of one kind, and the texts of the first of them."""
         settings, start = self._settings, self._start
         steps = walker(start, way, settings.walks, settings.length, settings.measured, settings.seed)
@@ -163,9 +171,11 @@ class _Walk:
         figures = torch.cat(found).view(len(waiting.steps), walks, -1)
         for place, step in enumerate(waiting.steps):
             row = torch.cat([waiting.lengths[place], waiting.figures[place], figures[place]], 1)
-            with torch.inference_mode():
-                points = waiting.moved[place].mean(1).cpu()
-            self._found.walked.append(Walked(way, step, row, points))
+            drawn, points = self._found.drawn, None
+            if step in drawn.steps:
+                with torch.inference_mode():
+                    points = waiting.moved[place][: drawn.walks].mean(1).cpu()
+            self._found.walked.append(Walked(way, step, row.mean(0), row[: drawn.walks].clone(), points))
         done = len(self._found.walked)
         total = len(self._found.ways) * (self._settings.steps + 1)
         self._growing.progress(f"walking: {way}", done, total)

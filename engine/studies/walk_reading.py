@@ -54,7 +54,9 @@ class Readings:
             error.mean(2),
             error.sum(2) / points.double().square().sum(2),
         )
-        return torch.stack([column.double().mean(1) for column in columns], 1)
+        means = [column.double().mean(1) for column in columns]
+        means[FIGURES.index("kept")] = kept.double().nanmean(1)  # of the positions where there is anything to keep
+        return torch.stack(means, 1)
 
 
 def _cosine(points: Tensor, start: Tensor) -> Tensor:

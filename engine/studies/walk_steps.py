@@ -8,7 +8,7 @@ what it moves has exactly the wanted norm.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -53,6 +53,32 @@ class Walker(Protocol):
 
     def walked(self) -> Tensor | None:
         """The distance from the start in feature space, [W, P]; None where features are not what is walked in."""
+
+
+def possible(start: Start, ways: Sequence[Way], measured: str, *, asked: bool) -> tuple[list[Way], list[str]]:
+    """The ways that can be walked from every position, and a sentence about one that was left out.
+
+    Args:
+        asked: the ways were named; otherwise what is not possible is left out.
+
+    Raises:
+        BadRequest: nothing is active at a position, and a way that was named or the length of a step needs it.
+    """
+    silent = int((start.features == 0).all(1).sum())
+    if not silent:
+        return list(ways), []
+    source, count = start.dictionary.source, len(start.features)
+    where = "where the walk begins" if count == 1 else f"at {silent} of the {count} tokens where walks begin"
+    cause = f"No feature of {source} is active {where}"
+    if measured == "features" and set(ways) - {"activation"}:
+        raise BadRequest(
+            f"{cause}: a share of its features' norm is no length.", "Use --measured activations, or another prompt."
+        )
+    if "sparse" not in ways:
+        return list(ways), []
+    if asked:
+        raise BadRequest(f"{cause}: there is nothing to walk along.", "Walk another way: plain.")
+    return [way for way in ways if way != "sparse"], [f"{cause}: there are no sparse walks."]
 
 
 def walker(start: Start, way: Way, walks: int, share: float, measured: str, seed: int) -> Walker:

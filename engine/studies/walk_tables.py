@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.dictionary import Dictionary
 from engine.opening import OpenSet
+from engine.studies.cutting import cut_table
 from engine.studies.parts import plain_cell, result_of, table
 from engine.studies.projections import pca
 from engine.studies.walk_reading import FIGURES
@@ -27,7 +28,7 @@ _MEASURES = (
     Column("feature distance", "number", "From the start, of the walked features; of those read, in activation space."),
     Column("cosine", "signed", "Of the activation with that at the start."),
     Column("feature cosine", "signed", "Of the features read there with those at the start."),
-    Column("kept", "share", "Of the features active at the start, those still read as active."),
+    Column("kept", "share", "Of the features active at the start, where any are, those still active."),
     Column("l0", "number", "Features read as active."),
     Column("mse", "number", "Mean squared error of encoding and decoding the point again, per number."),
     Column("unexplained", "number", "That error, as a share of the squared norm of the point."),
@@ -39,12 +40,35 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class Walked:
-    """One step of all walks of a kind: figures [W, 13], and where they are less the start, mean over P: [W, d]."""
+    """One step of all W walks of a kind; of the D walks that are drawn more is kept.
+
+    Attributes:
+        mean: of the figures of all walks, [13].
+        figures: of those drawn, [D, 13].
+        points: where those are less the start, mean over P: [D, d]; None at steps that are not drawn.
+    """
 
     way: str
     step: int
+    mean: Tensor
     figures: Tensor
-    points: Tensor
+    points: Tensor | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of all walks: so many of each kind, at these steps."""
+
+    walks: int
+    steps: frozenset[int]
+
+
+def drawn_of(ways: int, steps: int, walks: int) -> Drawn:
+    """At most `_POINTS` points: fewer walks, and of one walk still too long only some steps, its ends among them."""
+    each = max(2, _POINTS // ways)
+    if steps + 1 <= each:
+        return Drawn(min(walks, each // (steps + 1)), frozenset(range(steps + 1)))
+    return Drawn(1, frozenset(round(steps * n / (each - 1)) for n in range(each)))
 
 
 @dataclass(frozen=True)
@@ -75,13 +99,15 @@ class Found:
     active: float
     likeliest: str
     ways: Sequence[str]
+    notes: Sequence[str]
+    drawn: Drawn
     walked: list[Walked] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
 
 
 def result(opened: OpenSet, dictionary: Dictionary, settings: Walk, found: Found) -> StudyResult:
     """All that was found so far as a result."""
-    points, shares = _points(found)
+    points, shares = _points(found, settings.walks)
     tables = (
         _steps(found),
         table(
@@ -128,15 +154,13 @@ def _figure(figures: Tensor, name: str) -> float:
 
 
 def _steps(found: Found) -> Table:
-    rows = [(w.way, w.step, *w.figures.mean(0).tolist()) for w in found.walked]
+    rows = [(w.way, w.step, *w.mean.tolist()) for w in found.walked]
     columns = (Column("way"), Column("step", "count"), *map(_column, _NAMES))
     return table("steps", "Along the way: means over the walks of each kind", columns, rows)
 
 
-def _points(found: Found) -> tuple[Table, tuple[float, ...]]:
+def _points(found: Found, walks: int) -> tuple[Table, tuple[float, ...]]:
     """Where the walks go, in the plane that shows most of it; only the first walks where there are many."""
-    steps, walks = len(found.walked), len(found.walked[0].points) if found.walked else 0
-    shown = min(walks, max(1, _POINTS // max(1, steps)))
     columns = (
         Column("walk"), Column("way"), Column("step", "count"), Column("x", "signed"), Column("y", "signed"),
         _column("distance"), _column("cosine"), _column("mse"), _column("kl"),
@@ -144,15 +168,20 @@ def _points(found: Found) -> tuple[Table, tuple[float, ...]]:
     title = "Where the walks go: mean over the walked tokens, on the first two principal components"
     if not found.walked:
         return table("points", title, columns, []), ()
-    order = [(w, walk) for way in dict.fromkeys(w.way for w in found.walked) for walk in range(shown)
-             for w in found.walked if w.way == way]  # fmt: skip
-    map_ = pca(torch.stack([w.points[walk] for w, walk in order]), 2)
+    order = [
+        (w, walk, w.points[walk])
+        for way in dict.fromkeys(w.way for w in found.walked)
+        for walk in range(found.drawn.walks)
+        for w in found.walked
+        if w.way == way and w.points is not None
+    ]
+    map_ = pca(torch.stack([point for _, _, point in order]), 2)
     rows = [
         (f"{w.way} {walk + 1}", w.way, w.step, *place,
          *(_figure(w.figures[walk], name) for name in ("distance", "cosine", "mse", "kl")))
-        for (w, walk), place in zip(order, map_.coordinates.tolist(), strict=True)
+        for (w, walk, _), place in zip(order, map_.coordinates.tolist(), strict=True)
     ]  # fmt: skip
-    return table("points", title, columns, rows, total=steps * walks if shown < walks else None), map_.explained
+    return cut_table("points", title, columns, rows, len(found.walked) * walks), map_.explained
 
 
 def _figures(found: Found, shares: Sequence[float]) -> tuple[dict[str, Cell], dict[str, str]]:
@@ -166,10 +195,9 @@ def _figures(found: Found, shares: Sequence[float]) -> tuple[dict[str, Cell], di
         "features at the start": "Mean number of features active there.",
     }
     for last in {w.way: w for w in found.walked}.values():
-        mean = last.figures.mean(0)
         for name in ("cosine", "unexplained", "kl"):
             key = f"{name}, {last.way}"
-            figures[key] = plain_cell(_figure(mean, name))
+            figures[key] = plain_cell(_figure(last.mean, name))
             meanings[key] = f"After {last.step} steps. {_column(name).help}"
     if shares:
         figures["variance drawn"] = plain_cell(sum(shares))
@@ -187,15 +215,18 @@ def _notes(dictionary: Dictionary, settings: Walk, found: Found) -> list[str]:
         else "What the dictionary does not explain is left out, at the walked tokens; elsewhere nothing changes.",
         "Distances, cosines and errors are of the point that stands in the model, encoded again by the dictionary.",
     ]  # fmt: skip
+    notes += found.notes
     if settings.positions == "all":
         notes.append("The first token and other attention sinks stay as they are.")
     if found.sink:
         notes.append("The walked token is an attention sink: its norm is far above that of other tokens.")
-    if not dictionary.signed and set(found.ways) & {"plain", "sparse", "decoder"}:
+    if not dictionary.signed and set(found.ways) & {"plain", "sparse"}:
+        turns = " A plain walk so turns more and more features on." if "plain" in found.ways else ""
         notes.append(
-            "Activations cannot be negative: they stop at zero, and the rest of the step is made longer. A plain walk "
-            "so turns more and more features on."
+            f"Activations cannot be negative: they stop at zero, and the rest of the step is made longer.{turns}"
         )
+    if not dictionary.signed and "decoder" in found.ways:
+        notes.append("A step along a decoder row goes up where its feature would end below zero.")
     if dictionary.selects:
         notes.append(f"{dictionary.source} reads at most {dictionary.k} features at any point, however many were walked on.")  # fmt: skip  # noqa: E501
     return notes

@@ -20,8 +20,8 @@ class Ablation(StudySettings, frozen=True, kw_only=True, tag="ablation"):
     features: Annotated[
         tuple[str, ...],
         Meta(
-            description="SOURCE:INDEX; or a file with sets: a study's JSON, a session, or a feature a line; FILE#NAME "
-            "is one set of it. The strongest by mean effect otherwise."
+            description="SOURCE:INDEX; or a file with sets: a study's JSON, a session (of each name the newest set), "
+            "or a feature a line; FILE#NAME is one set of it. The strongest by mean effect otherwise."
         ),
     ] = ()
     by: Annotated[

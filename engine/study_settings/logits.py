@@ -24,4 +24,4 @@ class Logits(StudySettings, frozen=True, kw_only=True, tag="logits"):
     ] = 0
     text: Text = ()
     context: Context = 128
-    top: Top = 20
+    top: Annotated[Top, Meta(le=1000)] = 20

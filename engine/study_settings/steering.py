@@ -20,8 +20,8 @@ class Steering(StudySettings, frozen=True, kw_only=True, tag="steering"):
     features: Annotated[
         tuple[str, ...],
         Meta(
-            description="SOURCE:INDEX; or a file with sets: a study's JSON, a session, or a feature a line; FILE#NAME "
-            "is one set of it."
+            description="SOURCE:INDEX; or a file with sets: a study's JSON, a session (of each name the newest set), "
+            "or a feature a line; FILE#NAME is one set of it."
         ),
     ] = ()
     sign: Annotated[Literal["positive", "negative", "both"], Meta(description="Directions of steering tried.")] = "both"

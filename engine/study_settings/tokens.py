@@ -17,4 +17,4 @@ class TokenTable(StudySettings, frozen=True, kw_only=True, tag="tokens"):
     index: Annotated[str | None, Meta(description="Take them from this corpus index instead of reading text.")] = None
     tokens: Tokens = 50_000
     context: Context = 128
-    top: Top = 50
+    top: Annotated[Top, Meta(le=1000)] = 50

@@ -12,14 +12,14 @@ from engine.study_settings.base import POSITIONAL, Seed, StudySettings
 class Walk(StudySettings, frozen=True, kw_only=True, tag="walk"):
     """Random walks from a prompt's features, and what the model says on the way.
 
-    Every step moves what the dictionary writes by the same distance: along any features (plain), along those active at
-    the start (sparse), along one decoder direction (decoder), or anywhere in activation space (activation).
+    Every step has one length, in what the dictionary writes or in its features: along any features (plain), along those
+    active at the start (sparse), along one decoder direction (decoder), or anywhere in activation space (activation).
     """
 
     prompt: Annotated[str, Meta(description="The prompt.", extra={POSITIONAL: True})] = ""
     source: Annotated[str | None, Meta(description="The dictionary; the middle one that is open otherwise.")] = None
     ways: Annotated[
-        tuple[str, ...], Meta(description="plain, sparse, decoder or activation; all of them otherwise.")
+        tuple[str, ...], Meta(description="plain, sparse, decoder or activation; all that are possible otherwise.")
     ] = ()
     steps: Annotated[int, Meta(ge=1, le=1000, description="Steps of a walk.")] = 20
     length: Annotated[float, Meta(gt=0, le=1000, description="Of a step, as a share of the norm at the start.")] = 0.2

@@ -127,13 +127,14 @@ def mean_loss(
     visitors = {}
     if dictionary is not None:
         visitors = {dictionary.site: keep, dictionary.write_site: visit}  # at one site, only the second stays
-    with model.visiting(visitors, job), torch.inference_mode():
-        for ids, group in batches(contexts, rows):
+    for ids, group in batches(contexts, rows):
+        job.rest()  # between batches nothing is hooked
+        with model.visiting(visitors, job), torch.inference_mode():
             hidden = model.hidden(torch.from_numpy(ids).to(model.device, torch.long))
             for row, context in enumerate(group):
                 target = torch.from_numpy(context.ids[1:]).to(model.device, torch.long)
                 scores = model.logits(hidden[row, : len(context.ids) - 1].contiguous())
                 total += float(torch.nn.functional.cross_entropy(scores, target, reduction="sum"))
                 counted += len(target)
-            job.progress(f"measuring {text}", counted)
+        job.progress(f"measuring {text}", counted)
     return total / counted, counted

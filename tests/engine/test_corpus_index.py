@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import shutil
+import socket
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +21,15 @@ import pytest
 import torch
 
 from engine.cards import AFTER, BEFORE
+from engine.corpus import dataset
 from engine.corpus.blocks import DOCUMENTS, ahead, blocks_of
-from engine.corpus.build import build, plan_of, read_part
+from engine.corpus.build import Plan, build, merge_shards, plan_of, read_part, settle
 from engine.corpus.index import Index, open_index
 from engine.corpus.part import IndexPart, merge
 from engine.corpus.reading import read_batches
 from engine.corpus.tables import NO_DOCUMENT, bin_edges, bins_of
-from engine.corpus.text import contexts_of, documents_of
-from engine.errors import BadRequest
+from engine.corpus.text import LeftOut, contexts_of, documents_of, first_ids
+from engine.errors import BadRequest, Cancelled
 from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.protocol import Open
@@ -268,7 +276,7 @@ def test_what_is_made_ahead_comes_in_order_and_with_its_error() -> None:
 
     found = []
     with pytest.raises(ValueError, match="at the end"):
-        found.extend(ahead(items()))
+        found.extend(ahead(items(), Job()))
     assert found == list(range(20))
 
 
@@ -281,7 +289,7 @@ def test_what_is_made_ahead_ends_when_nobody_reads_it() -> None:
         finally:
             closed.append(True)
 
-    stream = ahead(items())
+    stream = ahead(items(), Job())
     assert next(stream) == 0
     stream.close()  # type: ignore[attr-defined]
     for _ in range(100):
@@ -289,6 +297,68 @@ def test_what_is_made_ahead_ends_when_nobody_reads_it() -> None:
             break
         __import__("time").sleep(0.02)
     assert closed
+
+
+def test_text_that_stalls_keeps_nobody_waiting() -> None:
+    asked = threading.Event()
+    job = Job(1, meanwhile=asked.set)
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert asked.wait(20)  # something else was answered meanwhile
+        job.cancel()
+        hang.wait(20)
+
+    hang = threading.Event()
+    stream, started = ahead(items(), job), time.monotonic()
+    assert next(stream) == 1
+    with pytest.raises(Cancelled):
+        next(stream)
+    assert time.monotonic() - started < 10
+    hang.set()
+
+
+def test_a_hub_that_never_answers_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the question and says nothing: the process that asked is ended when the work is cancelled."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        running: list[subprocess.Popen[bytes]] = []
+
+        def seen() -> None:
+            running.extend(process for own in dataset._RUNNING.values() for process in own)
+            if running:
+                job.cancel()
+
+        job = Job(1, meanwhile=seen)
+        with pytest.raises(Cancelled):
+            next(ahead(documents_of(("hf://owner/name",)), job))
+        assert running[0].wait(5) == -9
+
+
+def test_what_is_too_short_is_counted(opened: OpenSet, tmp_path: Path) -> None:
+    words = [3, 20, 0, 40, 5]  # tokens: every word is one, with its space
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": " the" * n}) + "\n" for n in words))
+    counts = [len(opened.model.tokenizer.encode(" the" * n, bos=False)) for n in words]
+    ends = [n % LENGTH for n in counts]
+    left_out = LeftOut()
+    read = list(contexts_of(opened, documents_of((str(tmp_path / "t.jsonl"),)), LENGTH, None, left_out))
+    assert sum(len(c.ids) for c in read) + left_out.tokens == sum(counts)
+    assert left_out.tokens == sum(end for end in ends if end < 16) > 0
+    assert left_out.documents == sum(0 < n < 16 for n in counts) > 0
+    whole = f"{left_out.tokens:,} tokens were left out, {left_out.documents} whole documents among them."
+    assert str(left_out.note()).endswith(whole)
+    index = built(opened, tmp_path / "t.jsonl", tmp_path / "i")
+    assert (index.progress.left_out, index.progress.left_documents) == (left_out.tokens, left_out.documents)
+    shards = built(opened, tmp_path / "t.jsonl", tmp_path / "s", shards=2)
+    assert (shards.progress.left_out, shards.progress.left_documents) == (left_out.tokens, left_out.documents)
+
+
+def test_the_shortest_context_has_room_for_bos(opened: OpenSet, text: Path) -> None:
+    with_bos = replace(opened, bos=True)
+    assert len(first_ids(with_bos)) == 1
+    found = list(contexts_of(with_bos, documents_of((str(text),)), 16))
+    assert {len(c.ids) for c in found} == {16}
+    assert {int(c.ids[0]) for c in found} == {with_bos.model.tokenizer.bos_id}
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
@@ -323,6 +393,83 @@ def test_a_folder_of_other_settings_is_refused(
     text_two = text_file(tmp_path / "other", 150, seed=1)
     with pytest.raises(BadRequest, match="other text"):
         built(opened, text_two, tmp_path / "i", tokens=200)
+
+
+def planned(opened: OpenSet, text: Path, **more: Any) -> Plan:
+    settings = {"tokens": None, "context": LENGTH, "contexts": KEEP, "rows": ROWS} | more
+    return plan_of(opened, list(opened.dictionaries.values()), (str(text),), **settings)
+
+
+def test_nobody_takes_a_folder_that_is_being_built_in(opened: OpenSet, text: Path, tmp_path: Path) -> None:
+    """Nothing is kept yet when the other comes; what is kept later is what the manifest says."""
+    other = planned(opened, text_file(tmp_path / "other", 60, seed=1))
+    batches, refused = [0], []
+
+    def told(*_: object) -> None:
+        batches[0] += 1
+        if batches[0] == 3:
+            assert not (tmp_path / "i" / "state.safetensors").exists()
+            with pytest.raises(BadRequest, match="built by another process") as caught:
+                build(opened, other, tmp_path / "i", Job(), lambda *_: None)
+            refused.append(caught.value)
+        if batches[0] == 6:
+            raise KeyboardInterrupt
+
+    mine = planned(opened, text)
+    with pytest.raises(KeyboardInterrupt):
+        build(opened, mine, tmp_path / "i", Job(), told)
+    assert refused
+    assert open_index(tmp_path / "i").manifest == mine.manifest
+    with pytest.raises(BadRequest, match="other text"):
+        build(opened, other, tmp_path / "i", Job(), lambda *_: None)
+    assert build(opened, mine, tmp_path / "i", Job(), lambda *_: None)
+    whole = built(opened, text, tmp_path / "whole")
+    same(whole._file.arrays(), open_index(tmp_path / "i")._file.arrays())
+
+
+def test_a_folder_of_shards_is_taken_before_one_is_read(opened: OpenSet, text: Path, tmp_path: Path) -> None:
+    settle(tmp_path / "i", planned(opened, text, shards=2))
+    for shards in (1, 2):
+        other = planned(opened, text_file(tmp_path / "other", 60, seed=1), shards=shards)
+        with pytest.raises(BadRequest, match="other text"):
+            build(opened, other, tmp_path / "i", Job(), lambda *_: None)
+
+
+def test_who_finishes_last_need_not_merge_first(opened: OpenSet, text: Path, tmp_path: Path) -> None:
+    """Two workers find all shards there; the second finds them merged."""
+    plan = planned(opened, text, tokens=300, shards=2)
+    assert build(opened, plan, tmp_path / "i", Job(), lambda *_: None)
+    merged = open_index(tmp_path / "i").progress
+    heard: list[Any] = []
+    assert merge_shards(opened, plan, tmp_path / "i", lambda _, progress: heard.append(progress))
+    assert heard == [merged]
+
+
+# --- other machines -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_opens_the_same_and_reads_the_same(
+    opened: OpenSet, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray makes one: from what was sent to it, in another folder. A copy of the text has another time."""
+    from engine.corpus.on_ray import Reader, opening_of
+
+    opening = opening_of(opened)
+    assert opening.device == "cpu"
+    copy = tmp_path / "text.jsonl"
+    shutil.copy(text, copy)
+    monkeypatch.chdir(tmp_path)
+    plan = planned(opened, Path("text.jsonl"), shards=2)
+    settle(tmp_path / "i", plan)
+    os.utime(copy, (1, 1))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    reader = Reader(opening, plan, tmp_path / "i", 1)
+    tokens = sum(reader({"id": np.array([shard])})["tokens"][0] for shard in (0, 1))
+    assert tokens == built(opened, text, tmp_path / "whole").progress.tokens
+    copy.write_text(copy.read_text() + "\n")
+    with pytest.raises(BadRequest, match="other text here"):
+        Reader(opening, plan, tmp_path / "i", 1)
 
 
 def test_empty_slots_stay_empty(index: Index) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.circuits.examples import Example
+from engine.circuits.faithfulness import Replacement
 from engine.job import Job
 from engine.protocol import FeatureRef
+from engine.studies import ablation_runs
 from engine.studies.ablation_runs import Runs, To
 from tests import planted
 from tests.circuit_scene import IDS, PATCH, Scene, made_scene
@@ -182,3 +185,31 @@ def test_zero_is_zero_and_resampling_is_the_patch_prompt() -> None:
     assert zero.without(c) == pytest.approx(7)
     assert resampled.without(c) == pytest.approx(35 / 3 + 7)
     assert _planted([a, b, a], [a, a, a], "zero").without(c) == zero.without(c)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_patch_values_are_dense_for_one_batch_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches there are, what is there at once are the patch values of one."""
+    whole = Runs(scene.model, scene.bases, EXAMPLES, "resample", "keep", Job())
+    alive: list[weakref.ref[Replacement]] = []
+    most = 0
+
+    def made(*given: Tensor) -> Replacement:
+        nonlocal most
+        found = Replacement(*given)
+        alive.append(weakref.ref(found))
+        most = max(most, sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(ablation_runs, "Replacement", made)
+    monkeypatch.setattr(ablation_runs, "available_bytes", lambda device: 1)
+    runs = Runs(scene.model, scene.bases, EXAMPLES, "resample", "keep", Job())
+    assert len(runs._batches) == len(EXAMPLES) > 1
+    assert not any(one() for one in alive)
+    assert runs.empty() == pytest.approx(whole.empty(), abs=scene.tolerance)
+    group = [FeatureRef(basis.source, n) for basis in scene.bases for n in range(20)]
+    assert runs.kept(group) == pytest.approx(whole.kept(group), abs=scene.tolerance)
+    assert runs.without(group) == pytest.approx(whole.without(group), abs=scene.tolerance)
+    assert 0 < most <= len(scene.bases)

@@ -15,6 +15,8 @@ from engine.protocol import FeatureRef
 from engine.results import Provenance
 from engine.studies.given import given_sets
 from engine.study_results import FeatureSet, SetMember, StudyResult
+from engine.study_settings.ablation import Ablation
+from engine.study_settings.steering import Steering
 from tests.engine.steering_scene import open_engine
 
 ONE, TWO, OTHER = "1-res-tiny:3", "1-res-tiny:9", "2-res-tiny:5"
@@ -66,6 +68,23 @@ def test_sets_come_from_results_sessions_and_text(opened: OpenSet, tmp_path: Pat
     }
     session.write_bytes(msgspec.json.encode(document))
     assert _names(given_sets(opened, [str(session)])) == {"old": [ONE], "marks": [OTHER]}
+
+
+def test_of_sets_of_one_name_in_a_session_the_newest_is_meant_and_said(opened: OpenSet) -> None:
+    for settings in (Ablation, Steering):
+        told = {field.name: field.type for field in msgspec.inspect.type_info(settings).fields}  # type: ignore[attr-defined]
+        assert "of each name the newest set" in str(told["features"])
+
+
+def test_a_file_may_be_named_from_the_home_folder(
+    opened: OpenSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").write_text(f"{ONE}\n{OTHER}\n")
+    assert _names(given_sets(opened, ["~/mine.txt"])) == {"mine": [ONE, OTHER]}
+    assert _names(given_sets(opened, ["~/mine.txt#mine"])) == {"mine": [ONE, OTHER]}
+    with pytest.raises(BadRequest, match="neither a feature nor a file"):
+        given_sets(opened, ["~nobody-of-this-name/mine.txt"])
 
 
 def _broken(folder: Path) -> Iterator[tuple[str, str]]:

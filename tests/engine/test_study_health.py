@@ -272,6 +272,43 @@ def test_what_was_cancelled_goes_on_and_counts_nothing_twice(tmp_path: Path, mod
     assert not [said for said in passes if "reading text" in said or "loss" in said]  # all of it was kept
 
 
+def test_finding_the_place_again_can_be_stopped(tmp_path: Path, model: LanguageModel, text: Path) -> None:
+    opened, file = opening(model, made(tmp_path, "topk")), tmp_path / "state"
+    asked = settings_for(text, resume=str(file))
+    measured(opened, asked)
+    kept, said = file.read_bytes(), []
+    rests: list[int] = []
+
+    def emit(event: Event) -> None:
+        assert isinstance(event, Progress)
+        said.append((event.text, event.done))
+        if event.done:
+            job.cancel()
+
+    job = Job(1, emit, lambda: rests.append(len(said)))
+    with pytest.raises(Cancelled):
+        measure(opened, asked, Growing(job))
+    assert {text for text, _ in said} == {"finding the place in the text"}
+    assert len(rests) >= 2
+    assert file.read_bytes() == kept
+
+
+def test_what_was_too_short_is_told_of_all_the_text(tmp_path: Path, model: LanguageModel, text: Path) -> None:
+    opened = opening(model, made(tmp_path, "topk"))
+    asked = settings_for(text, resume=str(tmp_path / "state"))
+    every = sum(len(model.tokenizer.encode(d.text, bos=False)) for d in documents_of((str(text),)))
+    read = sum(map(len, plain_contexts(opened, asked)))
+    assert every > read
+    for _ in range(2):  # the second time all of it was read before
+        assert any(f"{every - read:,} tokens were left out" in note for note in measured(opened, asked).notes)
+
+
+def test_the_state_can_be_kept_at_home(tmp_path: Path, model: LanguageModel, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+    monkeypatch.setenv("HOME", str(tmp_path))
+    measured(opening(model, made(tmp_path, "topk")), settings_for(text, tokens=100, resume="~/state"))
+    assert (tmp_path / "state").is_file()
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path

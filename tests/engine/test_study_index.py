@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from engine.cards import CARDS, CONTEXTS, read_card
+from engine.cards import CARDS, CONTEXTS, CORPUS, read_card
+from engine.corpus.build import plan_of
 from engine.corpus.dataset import data_set, documents
+from engine.corpus.dataset_process import _rows
 from engine.corpus.index import open_index
+from engine.corpus.pinning import pinned
+from engine.corpus.stored import MANIFEST, read_manifest
 from engine.corpus.text import PIECE, documents_of, identity_of, name_of_text
-from engine.errors import BadRequest, DownloadFailed
+from engine.errors import BadRequest, Cancelled, DownloadFailed
+from engine.events import Progress
 from engine.headless import Headless
 from engine.job import Job
-from engine.protocol import MeasureStudy, Open, StudyGrown, StudyResult
+from engine.protocol import Event, MeasureStudy, Open, StudyGrown, StudyResult
+from engine.studies.index import folder_of
 from engine.study_settings.index import Index
 from tests import tiny
 from tests.conftest import ROOT
@@ -109,8 +119,9 @@ def test_cards_are_made_from_the_index(headless: Headless, text: Path, dictionar
 
 
 def test_a_killed_run_goes_on_and_counts_nothing_twice(
-    headless: Headless, llama_folder: Path, dictionary: Path, text: Path, tmp_path: Path
+    headless: Headless, llama_folder: Path, dictionary: Path, tmp_path: Path
 ) -> None:
+    text = text_file(tmp_path / "text", 60)
     arguments = [str(llama_folder), str(dictionary), str(text), str(tmp_path / "killed")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.corpus_killed", *arguments],
@@ -126,6 +137,71 @@ def test_a_killed_run_goes_on_and_counts_nothing_twice(
     assert killed.progress.finished
     for name, array in whole._file.arrays().items():
         np.testing.assert_array_equal(array, killed._file.arrays()[name], name)
+
+
+def test_cards_are_right_or_not_there(
+    headless: Headless, text: Path, dictionary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at whatever moment, cards are never read beside the text of others."""
+    ask(headless, text=(str(text),), folder=str(tmp_path / "i"), contexts=CONTEXTS, cards=True)
+    before = [(dictionary / name).read_bytes() for name in (CARDS, CORPUS)]
+    other = Index(**COMMON | {"contexts": CONTEXTS}, folder=str(tmp_path / "o"), cards=True,
+                  text=(str(text_file(tmp_path / "other", 60, seed=1)),))  # fmt: skip
+    said: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and "cards" in event.text:
+            said.append(event.text)
+            if len(said) == stop:
+                job.cancel()
+
+    for stop in (1, 2):
+        job, said[:] = Job(2, emit), []
+        with pytest.raises(Cancelled):
+            headless.engine.handle(MeasureStudy(id=2, settings=other), job)
+        assert said == ["making cards", "writing cards"][:stop]
+        assert [(dictionary / name).read_bytes() for name in (CARDS, CORPUS)] == before
+    monkeypatch.setattr("engine.training.feature_cards.write_cards", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        headless.engine.handle(MeasureStudy(id=2, settings=other), Job(2))
+    assert (dictionary / CORPUS).read_bytes() != before[1]
+    assert not (dictionary / CARDS).exists()
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_was_too_short_is_told(headless: Headless, text: Path, tmp_path: Path) -> None:
+    note = next(
+        n
+        for n in ask(headless, text=(str(text),), folder=str(tmp_path / "i")).notes
+        if "left out" in n and "fewer" in n
+    )
+    progress = open_index(tmp_path / "i").progress
+    assert f"{progress.left_out:,} tokens" in note
+    assert f"{progress.left_documents:,} whole documents" in note
+    assert progress.left_documents > 10
+
+
+def test_a_text_that_was_touched_names_the_index_it_leaves(headless: Headless, text: Path) -> None:
+    first = ask(headless, text=(str(text),), tokens=300)
+    assert not [note for note in first.notes if "changed" in note]
+    os.utime(text, (1, 1))
+    again = ask(headless, text=(str(text),), tokens=300)
+    assert again.figures["folder"] != first.figures["folder"]
+    assert [note for note in again.notes if "changed" in note and str(first.figures["folder"]) in note]
+    assert not [note for note in ask(headless, text=(str(text),), tokens=300).notes if "changed" in note]
+    other = ask(headless, text=(str(text),), tokens=400)
+    assert not [note for note in other.notes if "changed" in note]
+
+
+def test_home_is_found(headless: Headless, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(text.parent))
+    there = ask(headless, text=(f"~/{text.name}",), folder=str(tmp_path / "i"), tokens=300)
+    assert there.tables == ask(headless, text=(str(text),), folder=str(tmp_path / "i"), tokens=300).tables
+    with pytest.raises(BadRequest, match=f"no file {text.parent}/nothing"):
+        ask(headless, text=("~/nothing",))
 
 
 def test_stopping_keeps_what_is_there(headless: Headless, text: Path, tmp_path: Path) -> None:
@@ -168,6 +244,7 @@ def test_shards_are_read_one_by_one_and_then_merged(headless: Headless, text: Pa
     ("settings", "words"),
     [
         ({"text": ("/nowhere.txt",)}, "no file /nowhere.txt"),
+        ({"text": (" ",)}, "has no name"),
         ({"text": ("hf://",)}, "names no data set"),
         ({"text": ("hf://a/b?colour=red",)}, "'colour' is no setting"),
         ({"shard": 0}, "no number of --shards"),
@@ -223,6 +300,11 @@ def test_damaged_text_is_named(tmp_path: Path, name: str, content: bytes, words:
         list(documents_of((str(tmp_path / name),)))
 
 
+def test_empty_rows_keep_their_number(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"text": "three"}\n')
+    assert [d.text for d in documents_of((str(tmp_path / "a.jsonl"),))] == ["one", "", "three"]
+
+
 def test_a_text_that_changed_is_another(text: Path) -> None:
     before = identity_of((str(text),))
     text.write_text(text.read_text() + "\n")
@@ -236,16 +318,79 @@ needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None
 def test_a_folder_is_read_through_datasets(text: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     lines = text.read_text().splitlines(keepends=True)
+    lines[7] = '{"text": null, "source": "s1"}\n'
     (tmp_path / "data" / "a.jsonl").write_text("".join(lines[:90]))
     (tmp_path / "data" / "b.jsonl").write_text("".join(lines[90:]))
     found = list(documents_of((str(tmp_path / "data"),)))
-    assert [d.text for d in found] == [json.loads(line)["text"] for line in lines]
+    assert [d.text for d in found] == [json.loads(line)["text"] or "" for line in lines]
     assert [d.text for d in documents_of((f"hf://{tmp_path / 'data'}?split=train",), skip=140)] == [
         d.text for d in found[140:]
     ]
     assert name_of_text((str(tmp_path / "data"),)) == "data (train)"
     with pytest.raises(BadRequest, match=r"no field 'body'.*There are text, source"):
         list(documents(data_set(f"hf://{tmp_path / 'data'}?field=body")))
+
+
+@needs_datasets
+def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
+    """In this process, which is quicker."""
+    (tmp_path / "a.jsonl").write_text('{"n": 1, "words": "a", "text": null}\n' * 3)
+    with pytest.raises(Exception, match=r"Field 'n' .* is no text.*Text are words, text"):
+        _rows(data_set(f"hf://{tmp_path}?field=n"), None, 0)
+    assert len(list(_rows(data_set(f"hf://{tmp_path}?field=text"), None, 1))) == 2
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed")
+def test_a_data_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that knows one data set, asked once; what was read before is not asked at all."""
+    asked: list[str] = []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = json.dumps({"id": "owner/name", "sha": COMMIT}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        text = pinned(("hf://owner/name?split=test",), ())
+        assert text == (f"hf://owner/name?split=test&revision={COMMIT}",)
+        identity = identity_of(text)
+        assert len(asked) == 1
+        assert pinned(("hf://owner/name?split=test",), [identity]) == text
+        assert pinned(text, ()) == text
+        assert len(asked) == 1
+        server.shutdown()
+
+
+def test_a_finished_index_of_a_data_set_needs_no_network(
+    headless: Headless, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    folder = Path(str(ask(headless, text=(str(text),), tokens=300).figures["folder"]))
+    manifest = open_index(folder).manifest
+    identity = identity_of((f"hf://owner/name?revision={COMMIT}",))
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, text=identity)))
+    shown = ask(headless, text=("hf://owner/name",), tokens=300, folder=str(folder))
+    assert shown.figures["tokens"] == open_index(folder).progress.tokens
+    assert any(COMMIT in note for note in shown.notes)
+    with pytest.raises(BadRequest, match=rf"other text.*Add \?revision={COMMIT}"):
+        ask(headless, text=(f"hf://owner/name?revision={'f' * 40}",), tokens=300, folder=str(folder))
+    plan = plan_of(headless.engine.opened, list(headless.engine.opened.dictionaries.values()), ("hf://owner/name",),
+                   tokens=300, **COMMON)  # fmt: skip
+    folder.rename(folder_of(plan))  # found without being named, too
+    assert ask(headless, text=("hf://owner/name",), tokens=300).figures["folder"] == str(folder_of(plan))
 
 
 @needs_datasets
@@ -272,3 +417,18 @@ def test_workers_of_ray_give_what_one_run_gives(headless: Headless, text: Path, 
     whole, spread = open_index(tmp_path / "one"), open_index(tmp_path / "many")
     for name, array in whole._file.arrays().items():
         np.testing.assert_allclose(array, spread._file.arrays()[name], rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_workers_of_ray_can_be_left_before_a_shard_is_done(headless: Headless, text: Path, tmp_path: Path) -> None:
+    """As soon as it rests for the first time, which is while the workers are being made."""
+    settings = Index(**COMMON, text=(str(text),), folder=str(tmp_path / "i"), ray="local", workers=1, shards=2)
+
+    def cancel() -> None:
+        job.cancel()
+
+    job = Job(2, meanwhile=cancel)
+    with pytest.raises(Cancelled):
+        headless.engine.handle(MeasureStudy(id=2, settings=settings), job)
+    assert not list((tmp_path / "i").glob("shards/*/state.safetensors"))
+    assert read_manifest(tmp_path / "i").shards == 2

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
+from engine.events import StudyGrown
 from engine.formats.saelens import read_dictionary
 from engine.headless_studies import study, study_settings
 from engine.hooked_model import HookedModel
@@ -206,6 +207,28 @@ def test_on_text_effects_are_divided_by_the_size_of_the_stream(tmp_path: Path) -
     assert best["effect"] == pytest.approx(float(through.max()) / row["norm size"], rel=1e-4)
 
 
+def test_sizes_are_shown_while_text_is_read(tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+    """What is there so far is what shorter text gives."""
+    monkeypatch.setattr("engine.studies.measure._APART", -1.0)
+    opened = opening(open_model(llama_folder, "cpu"), made(tmp_path, "blocks.1.hook_resid_post"))
+    file = tmp_path / "words.txt"
+    file.write_text("the man of the house in the end of the sea and the moon in a bag " * 60)
+    grown: list[StudyResult] = []
+    job = Job(1, lambda event: grown.append(event.result) if isinstance(event, StudyGrown) else None)
+    asked = Logits(features=("tiny:3", f"tiny:{INDEX}"), tokens=100_000, text=(str(file),), context=32)
+    whole = measure(opened, asked, Growing(job))
+    assert len(grown) >= 2
+    assert not any(result.finished for result in grown)
+    first = measured(opened, *asked.features, tokens=16 * 32, text=(str(file),), context=32)
+    assert rows(grown[0], "features") == rows(first, "features")
+    assert grown[-1].tables == whole.tables
+    assert any("left out" in note for note in whole.notes)
+    grown.clear()
+    plain = measure(opened, Logits(features=asked.features), Growing(job))
+    assert [len(rows(result, "features")) for result in grown] == [1, 2]
+    assert grown[-1].tables == plain.tables
+
+
 def test_what_may_be_wrong(tmp_path: Path, llama_folder: Path) -> None:
     model = open_model(llama_folder, "cpu")
     opened = opening(model, made(tmp_path, "blocks.1.hook_resid_post"))
@@ -217,6 +240,8 @@ def test_what_may_be_wrong(tmp_path: Path, llama_folder: Path) -> None:
         measured(inside, "tiny:1")
     with pytest.raises(BadRequest, match="no file"):
         measured(opened, "tiny:1", tokens=100, text=(str(tmp_path / "missing.txt"),))
+    with pytest.raises(BadRequest, match="1000"):
+        study_settings("logits", {"features": ("tiny:1",), "top": 1001})
 
 
 @pytest.mark.default_set

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import BadRequest
+from engine.errors import BadRequest, Cancelled
 from engine.events import StudyGrown
 from engine.headless import Headless
 from engine.headless_studies import study_settings
@@ -149,6 +149,61 @@ def test_the_map_is_that_of_a_singular_value_decomposition(opened: OpenSet, weig
     assert result.figures["x explains"] == pytest.approx(values[0] ** 2 / (values**2).sum())
     flat = _study(opened, dimensions=2)
     assert [column.name for column in flat.table("points").columns[:4]] == ["feature", "x", "y", "group"]
+
+
+@pytest.mark.parametrize("shape", [(900, 600), (600, 900)])
+@pytest.mark.parametrize("spectrum", ["flat", "steep"])
+def test_large_rows_are_projected_on_the_same_components(shape: tuple[int, int], spectrum: str) -> None:
+    """Beside numpy's singular value decomposition, the whole of it."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=shape)
+    if spectrum == "steep":
+        rows = rows @ np.diag(0.95 ** np.arange(shape[1]))
+    centred = rows - rows.mean(0)
+    _, sizes, right = np.linalg.svd(centred, full_matrices=False)
+    components = right[:3].T
+    components = components * np.sign(components[np.abs(components).argmax(0), range(3)])
+    rested: list[int] = []
+    found = pca(torch.from_numpy(rows), 3, lambda: rested.append(1))
+    np.testing.assert_allclose(found.coordinates.numpy(), centred @ components, atol=1e-5)
+    np.testing.assert_allclose(found.explained, sizes[:3] ** 2 / (sizes**2).sum(), rtol=1e-9)
+    assert torch.equal(found.coordinates, pca(torch.from_numpy(rows), 3).coordinates), "the same map again"
+    assert len(rested) >= 8
+
+
+def test_a_large_map_can_be_stopped_and_may_have_no_width() -> None:
+    def stop() -> None:
+        raise Cancelled
+
+    rows = torch.randn(600, 600, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(Cancelled):
+        pca(rows, 2, stop)
+    line = pca(rows[:, :1] * torch.ones(600), 3)
+    assert line.explained[0] == pytest.approx(1)
+    assert line.coordinates[:, 1:].abs().max() < 1e-4
+    same = pca(torch.ones(600, 600), 3)
+    assert same.explained == (0, 0, 0)
+    assert not same.coordinates.any()
+
+
+def test_one_feature_has_no_neighbour_and_no_cosine(opened: OpenSet) -> None:
+    small = opened.dictionaries["small"]
+    one = replace(small, source="one", decoder=small.decoder[:1], encoder=small.encoder[:1], b_enc=small.b_enc[:1])
+    result = _study(OpenSet(opened.model, {"one": one}, None, ""))
+    assert result.figures["median cosine"] is None
+    assert all(isinstance(value, int | str | None) or np.isfinite(value) for value in result.figures.values())
+
+
+def test_totals_are_told_only_of_tables_that_lack_rows(opened: OpenSet) -> None:
+    result = _study(opened, sources=("small", "large"), splitting=True, top=3)
+    totals = {table.name: (len(table.rows), table.total) for table in result.tables}
+    assert totals["pairs"][0] == 3 < (totals["pairs"][1] or 0)
+    assert totals["points"] == (SMALL + LARGE, None)
+    assert totals["splitting"] == (SMALL, None)
+    assert totals["parts"][1] is None
+    few = _study(opened, sources=("small", "large"), points=5)
+    assert (len(few.table("points").rows), few.table("points").total) == (5, SMALL + LARGE)
+    assert all(float(f"{v:.6g}") == v for v in result.figures.values() if isinstance(v, float)), "six digits"
 
 
 def test_few_rows_of_many_numbers_are_projected_alike() -> None:

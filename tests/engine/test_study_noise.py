@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from engine.dictionary import Dictionary
 from engine.errors import BadRequest, PromptTooLong
 from engine.job import Job
 from engine.opening import OpenSet
@@ -22,8 +24,9 @@ from engine.results import FeatureRef
 from engine.steering.ranking import rank_ablations
 from engine.steering.values import random_direction
 from engine.studies.measure import Growing
-from engine.studies.noise import measure
+from engine.studies.noise import _Study, measure
 from engine.studies.noise_changes import Read, changes_of
+from engine.studies.noise_others import Comparison
 from engine.study_results import StudyResult
 from engine.study_settings.noise import Noise
 from tests.circuit_scene import Scene, made_scene
@@ -300,6 +303,39 @@ def test_what_is_there_is_shown_on_the_way(opened: OpenSet, monkeypatch: pytest.
     measure(opened, Noise(prompt=PROMPT, count=3, noise=()), Growing(Job(1, events.append)))
     grown = [len(_rows(e.result, "reconstructions")) for e in events if isinstance(e, StudyGrown)]
     assert grown[:3] == [2, 4, 6]
+
+
+def test_one_dictionary_s_encodings_are_held_at_a_time(opened: OpenSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dictionary reads without a change is let go when the next one's turn comes."""
+    encode, held, most = Dictionary.encode, list[weakref.ref[Tensor]](), [0]
+
+    def noted(self: Dictionary, x: Tensor) -> Tensor:
+        found = encode(self, x)
+        held.append(weakref.ref(found))
+        return found
+
+    def of(self: Comparison, old: Tensor, before: Tensor, after: Tensor) -> Any:
+        most[0] = max(most[0], sum(one() is not None for one in held))
+        return compare(self, old, before, after)
+
+    study, compare = _Study.change, Comparison.of
+
+    def change(self: _Study, *given: Any) -> None:
+        held.clear()  # those of the prompt are kept by right
+        study(self, *given)
+
+    monkeypatch.setattr(Dictionary, "encode", noted)
+    monkeypatch.setattr(Comparison, "of", of)
+    monkeypatch.setattr(_Study, "change", change)
+    _asked(opened, features=(f"0-res-jumprelu:{_strongest_of(opened)}",), noise=())
+    assert most[0] == 1, "of five dictionaries that see the change"
+
+
+def _strongest_of(opened: OpenSet) -> int:
+    dictionary = opened.dictionaries["0-res-jumprelu"]
+    ids = torch.tensor([opened.model.tokenizer.encode(PROMPT, bos=False)])
+    x = opened.model.capture(ids, [dictionary.site])[dictionary.site][0].to(dictionary.precision)
+    return int(dictionary.encode(x)[1:].amax(0).argmax())
 
 
 def test_silent_features_are_left_out_and_said(scene: Scene, opened: OpenSet) -> None:

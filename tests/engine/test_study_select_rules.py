@@ -12,6 +12,7 @@ import torch
 from engine.selection import Effect, published
 from engine.studies.effects import MeanEffects
 from engine.studies.select import choose, effects_of
+from engine.studies.select_tables import thinned
 from engine.study_settings.select import Select
 
 EFFECTS = [
@@ -78,10 +79,8 @@ def test_equal_effects_stay_in_their_order() -> None:
 
 
 def test_long_curves_are_thinned_and_end_at_the_whole() -> None:
-    from engine.studies.select_tables import _thinned
-
     for count in (1, 2, 200, 201, 43_643):
-        places = _thinned(count)
+        places = thinned(count, 200)
         assert (places[0], places[-1]) == (1, count)
         assert places == sorted(set(places))
         assert len(places) <= 200

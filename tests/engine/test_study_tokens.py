@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
+from engine.corpus.stored import MANIFEST, read_manifest
 from engine.corpus.text import contexts_of, documents_of
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
@@ -162,7 +165,7 @@ def test_from_an_index_the_strongest_are_the_same(opened: OpenSet, text: Path, t
     build(opened, settings, Growing(Job()))
     name = f"1-res-tiny:{busiest(opened, text)}"
     read = measured(opened, asked(text, name, top=200))
-    kept = measured(opened, asked(text, name, index=str(folder)))
+    kept = measured(opened, of_index(folder, name))
     assert kept.figures["frequency"] == pytest.approx(read.figures["frequency"], rel=1e-4)
     best: dict[int, dict[str, Any]] = {}
     for row in rows(read, "tokens", name):  # an index keeps the strongest of each document
@@ -174,7 +177,49 @@ def test_from_an_index_the_strongest_are_the_same(opened: OpenSet, text: Path, t
         assert (row["before"], row["token"], row["after"]) == (wanted["before"], wanted["token"], wanted["after"])
     other = OpenSet(opened.model, opened.dictionaries, False, "another")
     with pytest.raises(BadRequest, match="another model"):
-        measured(other, asked(text, "1-res-tiny:3", index=str(folder)))
+        measured(other, of_index(folder, "1-res-tiny:3"))
+    for changed, match in (
+        (replace(opened, folded=True), r"made without --fold.*Leave out --fold"),
+        (replace(opened, bos=True), r"made with BOS off.*Add --bos off"),
+    ):
+        with pytest.raises(BadRequest, match=match):
+            measured(changed, of_index(folder, "1-res-tiny:3"))
+    manifest = read_manifest(folder)
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, dtype="bfloat16")))
+    with pytest.raises(BadRequest, match=r"made in bfloat16.*Add --dtype bfloat16"):
+        measured(opened, of_index(folder, "1-res-tiny:3"))
+    with pytest.raises(BadRequest, match="--index or --text"):
+        measured(opened, asked(text, "1-res-tiny:3", index=str(folder)))
+
+
+def of_index(folder: Path, *features: str) -> TokenTable:
+    return TokenTable(features=features, index=str(folder), top=15)
+
+
+def test_an_index_that_is_not_finished_says_so(opened: OpenSet, text: Path, tmp_path: Path) -> None:
+    from engine.studies.index import measure as build
+
+    class Stopped(Job):
+        def rest(self) -> None:
+            raise KeyboardInterrupt
+
+    settings = Index(text=(str(text),), folder=str(tmp_path / "index"), context=CONTEXT, rows=4)
+    with pytest.raises(KeyboardInterrupt):
+        build(opened, settings, Growing(Stopped()))
+    name = f"1-res-tiny:{busiest(opened, text)}"
+    half = measured(opened, of_index(tmp_path / "index", name))
+    assert any("not finished" in note and f"{half.figures['tokens read']:,} tokens" in note for note in half.notes)
+    build(opened, settings, Growing(Job()))
+    assert not any("not finished" in note for note in measured(opened, of_index(tmp_path / "index", name)).notes)
+
+
+def test_what_was_too_short_is_told(opened: OpenSet, text: Path) -> None:
+    notes = measured(opened, asked(text, "1-res-tiny:3")).notes
+    contexts = contexts_of(opened, documents_of((str(text),)), CONTEXT)
+    read = sum(len(c.ids) for c in contexts)
+    every = sum(len(opened.model.tokenizer.encode(d.text, bos=False)) for d in documents_of((str(text),)))
+    assert any(f"{every - read:,} tokens were left out" in note for note in notes)
+    assert every > read
 
 
 def test_what_may_be_wrong(opened: OpenSet, text: Path, tmp_path: Path) -> None:
@@ -187,11 +232,14 @@ def test_what_may_be_wrong(opened: OpenSet, text: Path, tmp_path: Path) -> None:
         (asked(text, "1-res-tiny:999"), "no feature 999"),
         (asked(tmp_path / "missing.txt", "1-res-tiny:3"), "no file"),
         (asked(short, "1-res-tiny:3"), "no stretch of 16"),
-        (asked(text, "1-res-tiny:3", index=str(tmp_path / "none")), "index"),
+        (of_index(tmp_path / "none", "1-res-tiny:3"), "index"),
     ):
         with pytest.raises(BadRequest, match=match) as caught:
             measured(opened, settings)
         assert caught.value.remedy
+    with pytest.raises(BadRequest, match="1000"):
+        study_settings("tokens", {"features": ("1-res-tiny:3",), "top": 1001})
+    assert study_settings("tokens", {"features": ("1-res-tiny:3",), "top": 1000})
 
 
 @pytest.mark.default_set

@@ -313,7 +313,6 @@ def test_text_without_a_stretch_is_said(opened: OpenSet, tmp_path: Path) -> None
 
 def test_what_is_there_so_far_is_shown(opened: OpenSet, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.studies.measure._APART", -1.0)
-    monkeypatch.setattr("engine.studies.universality._PATIENCE", 0)
     events: list[Any] = []
     growing = Growing(Job(1, events.append))
     result = _study(opened, growing, sources=("one",), other=("later",), text=(str(root / "text.jsonl"),), context=32)

@@ -14,25 +14,31 @@ from engine.protocol import (
     Event,
     FeatureCard,
     FeatureRef,
+    FeatureSet,
     FeaturesFound,
     FeaturesResult,
     Generation,
     Intervention,
+    MeasureStudy,
     NextToken,
     Open,
     Run,
+    SetMember,
     Steer,
     Steered,
     Step,
+    StudyGrown,
     Token,
     TokenValue,
+    settings_from,
 )
-from sessions.model import CircuitRecord, LogLine, RunRecord, Session, SteerRecord, View
+from sessions.model import CircuitRecord, LogLine, RunRecord, Session, SteerRecord, StudyRecord, View
 from sessions.store import new_session
 from tests import samples
 from tests.nasty import NASTY
 from tests.tui.driving import SIZES, Driver, driving, replaying
 from tui import reducer
+from tui.screens.study_page import StudyPage
 from tui.state import Notice
 
 _ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -94,6 +100,41 @@ def _steps() -> tuple[Step, ...]:
     return tuple(Step(choice(n), choice(len(NASTY) - 1 - n)) for n in range(len(NASTY)))
 
 
+def _study() -> StudyRecord:
+    """A result of a study that nobody knows, whose every text is nasty."""
+    answers = samples.answers(MeasureStudy(id=3, settings=settings_from("health", {})))
+    result = [event.result for event in answers if isinstance(event, StudyGrown)][-1]
+    names = {table.name: f"{table.name} {ALL}" for table in result.tables}
+    tables = tuple(
+        msgspec.structs.replace(
+            table,
+            name=names[table.name],
+            title=ALL,
+            columns=tuple(msgspec.structs.replace(c, help=ALL) for c in table.columns),
+            rows=tuple(
+                tuple(f"{NASTY[n % len(NASTY)]}:{n}" if isinstance(cell, str) else cell for cell in row)
+                for n, row in enumerate(table.rows * 4)
+            ),
+        )
+        for table in result.tables
+    )
+    members = tuple(SetMember(FeatureRef(text, n), 1.0) for n, text in enumerate(NASTY))
+    return StudyRecord(
+        "2026-01-01T00:00:00",
+        msgspec.structs.replace(
+            result,
+            study=f"\x1b[31m{ALL}",
+            title=ALL,
+            figures={text: text for text in NASTY},
+            meanings={text: text for text in NASTY},
+            tables=tables,
+            views=tuple(msgspec.structs.replace(v, title=ALL, table=names[v.table]) for v in result.views),
+            sets=(FeatureSet(ALL, members, ALL),),
+            notes=NASTY,
+        ),
+    )
+
+
 def _session() -> Session:
     result = _result()
     feature = result.features[0].ref
@@ -118,6 +159,7 @@ def _session() -> Session:
         hints={str(h.ref): ALL for h in result.features},
         steers=(SteerRecord("2026-01-01T00:00:00", steered),),
         circuits=(_circuit(),),
+        studies=(_study(),),
         log=(LogLine("2026-01-01T00:00:00", ALL),),
         view=View(draft=ALL, run=0, feature=feature, steer=0, circuit=0),
     )
@@ -181,6 +223,29 @@ async def test_circuits_survive_every_string(size: tuple[int, int]) -> None:
             await user.press("h")
             _harmless(user)
         await user.press("F")
+        _harmless(user)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_studies_survive_every_string(size: tuple[int, int]) -> None:
+    async with replaying(_session(), size) as user:
+        await user.press("escape", "7")
+        assert "bold" in user.text
+        _harmless(user)
+        await user.press("enter")
+        page = user.app.screen
+        assert isinstance(page, StudyPage)
+        seen = set()
+        for _ in page._sections:
+            for key in ("j", "l", "n", "space", "greater_than_sign"):
+                await user.press(key)
+                _harmless(user)
+            seen.add(page._sections[page._at].kind)
+            await user.press("]")
+        assert seen == {"figures", "plot", "table", "set"}
+        await user.press("e")
+        _harmless(user)
+        await user.press("escape", "escape", "E")
         _harmless(user)
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 from textual.app import ComposeResult
+from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.protocol import AnyView, Bars, Cell, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
 from tests.nasty import NASTY
@@ -179,12 +180,41 @@ async def test_the_cursor_stays_while_a_plot_grows() -> None:
         assert "×1.35" in app.plot.plain_lines[0]
         app.plot.show(VIEWS[2], points(40))
         assert app.plot.row == 0
-        app.plot.clear()
+
+
+async def test_nothing_is_drawn_before_there_is_a_view() -> None:
+    app = Plots()
+    async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
         assert app.text.strip() == app.plot.hints == app.plot.status == ""
         assert app.plot.row is None
         assert app.plot.current is None
         await press(pilot, "l", "n", "+", "enter", "0")
+        await pilot.click(app.plot, offset=(9, 9))
+        assert app.told == []
+
+
+async def test_a_click_takes_the_nearest_and_the_wheel_zooms() -> None:
+    app = Plots()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.plot.show(FLAT, points(9))
+        await press(pilot, *["n"] * 5)
+        y, x = next((y, line.index("◉")) for y, line in enumerate(app.plot.plain_lines) if "◉" in line)
+        await press(pilot, "g")
+        app.told.clear()
+        await pilot.click(app.plot, offset=(x + 1, y))
+        assert app.plot.row == 5
+        assert [(m.row, m.feature) for m in app.told] == [(5, FeatureRef("9-res", 5))]
+        whole = app.text
+        await pilot._post_mouse_events([MouseScrollUp], app.plot, offset=(40, 12), button=0)
+        assert "×1.35" in app.plot.plain_lines[0]
+        assert app.plot.row == 5
+        await pilot._post_mouse_events([MouseScrollDown], app.plot, offset=(40, 12), button=0)
+        assert app.text == whole
+        app.plot.show(VIEWS[2], points(60))
+        await pilot._post_mouse_events([MouseScrollDown], app.plot, offset=(40, 12), button=0)
+        assert app.plot.row == 1, "bars are gone through"
+        assert app.told[-1].row == 1
 
 
 async def test_the_light_theme_draws_again_in_its_colours() -> None:
@@ -324,3 +354,46 @@ async def test_a_table_that_grows_keeps_order_and_cursor() -> None:
         await pilot.pause()
         assert app.table.current == feature
         assert "▼x" in app.text.split("\n")[0]
+
+
+@pytest.mark.parametrize("column", [None, 1])
+async def test_the_cursor_stays_on_its_feature_when_rows_come_in_above(column: int | None) -> None:
+    columns = (Column("feature", "feature"), Column("score", "number"), Column("prompt"))
+    before = Table("t", "T", columns, (("9-res:1", 5.0, "p"), ("9-res:2", 4.0, "p"), ("9-res:2", 4.0, "q")))
+    above = tuple((f"9-res:{n}", 100.0 - n, "p") for n in range(10, 60))
+    after = Table("t", "T", columns, (*above, ("9-res:2", 9.0, "q"), ("9-res:1", 8.0, "p"), ("9-res:2", 7.0, "p")))
+    app = Tables()
+    async with app.run_test(size=(80, 12)) as pilot:
+        app.table.show(before)
+        app.table.sort_by(column)
+        for steps, shown in ((0, "9-res:1 8.00 p"), (1, "9-res:2 7.00 p"), (2, "9-res:2 9.00 q")):
+            app.table.show(Table("other", "O", (), ()))
+            app.table.show(before)
+            app.table.sort_by(column)
+            await press(pilot, *["j"] * steps)
+            app.table.show(after)
+            await pilot.pause()
+            assert [line.split()[1:4] for line in app.text.split("\n") if "▌" in line] == [shown.split()]
+            app.table.show(Table("t", "T", columns, after.rows[:3]))
+            await pilot.pause()
+            assert app.table.current is not None, "gone: the cursor is on some line still"
+
+
+async def test_help_and_place_follow_the_order() -> None:
+    columns = (Column("word"), Column("n", "count", "how often it\x1b[31m was seen, in tokens"))
+    app = Tables()
+    async with app.run_test(size=(40, 8)) as pilot:
+        assert (app.table.help_of_sorted, app.table.place, app.table.detail) == ("", "", "")
+        app.table.show(Table("t", "T", columns, (("a", 1), ("b", 2)), total=16_000))
+        await pilot.pause()
+        assert (app.table.help_of_sorted, app.table.place) == ("", "1/2 of 16,000")
+        await press(pilot, "greater_than_sign")
+        assert app.table.help_of_sorted == "", "this column has none"
+        await press(pilot, "greater_than_sign")
+        assert app.table.help_of_sorted == "▼n: how often it␛[31m was seen, in tokens"
+        assert (app.table.place, app.table.detail) == ("2/2 of 16,000", "word a · n 1")
+        await press(pilot, "r")
+        assert app.table.help_of_sorted.startswith("▲n: how often")
+        assert app.table.place == "1/2 of 16,000"
+        app.table.show(Table("t", "T", columns, (("a", 1),), total=1))
+        assert app.table.place == "1/1"

@@ -198,6 +198,27 @@ async def test_a_click_goes_to_a_line_and_keeps_what_was_typed() -> None:
         assert shown._texts["tokens"] == "640"
 
 
+@pytest.mark.parametrize(("rows", "wheel"), [(3, events.MouseScrollDown), (8, events.MouseScrollUp)])
+async def test_the_field_stays_on_its_line_where_the_wheel_moves_the_lines(
+    rows: int, wheel: type[events.MouseScrollDown] | type[events.MouseScrollUp]
+) -> None:
+    async with driving((80, 14)) as user:
+        shown = await open_form(user, "select")
+        await user.press("down", *["down"] * (rows - 1))
+        await user.press(*"77")
+        top = shown.list.scroll_offset.y
+        shown.list.post_message(wheel(shown.list, 2, 2, 0, 1, 0, False, False, False, screen_x=2, screen_y=8))
+        await user.settle()
+        assert shown.list.scroll_offset.y != top
+        for y, line in enumerate(user.lines()):
+            row = y - shown.list.region.y + shown.list.scroll_offset.y
+            if 0 <= y - shown.list.region.y < shown.list.size.height and row < len(shown._fields):
+                assert line[2:].startswith(shown._fields[row].label)
+                assert ("77" in line) == (row == shown.list.cursor)
+        await user.press("1")
+        assert any("771" in line and shown.here.label in line for line in user.lines())
+
+
 # --- running ------------------------------------------------------------------------------------------------------
 
 
@@ -234,13 +255,38 @@ async def test_escape_stops_a_study_at_last_and_keeps_what_is_there() -> None:
         await run(user, "health", text="/slow 1")
         await user.press("escape", "escape", "1", "x", "escape")
         assert user.state.task("study") is not None
+        await user.press("4", "escape")
+        assert user.state.task("study") is not None
+        assert "A study is under way. Escape again ends it" in user.lines()[-1]
         await user.press("escape")
         state = await user.until(lambda s: s.studies)
         assert state.tasks == ()
         assert not state.studies[0].result.finished
+        assert "The health study was stopped after" in user.lines()[-1]
+        assert state.log[-1].text.endswith("stopped before it was finished")
         await user.press("7", "enter")
         assert "stopped · " in user.lines()[0]
         assert "What is here is what was found until now" in user.text
+
+
+async def test_an_escape_much_later_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.app._ASKED_FOR", 0.2)
+    async with driving() as user:
+        await run(user, "health", text="/slow 2")
+        await user.press("escape", "escape", "4", "escape")
+        assert user.state.ending
+        await user.until(lambda s: s.notice is None)
+        await user.press("escape")
+        assert user.state.ending
+        assert user.state.task("study") is not None
+
+
+async def test_escape_in_a_text_is_no_answer() -> None:
+    async with driving() as user:
+        await run(user, "health", text="/slow 2")
+        await user.press("escape", "escape", "4", "escape", "1", "escape")
+        assert user.state.ending
+        assert user.state.task("study") is not None
 
 
 async def test_a_key_of_the_page_ends_the_study() -> None:
@@ -250,6 +296,36 @@ async def test_a_key_of_the_page_ends_the_study() -> None:
         state = await user.until(lambda s: s.studies)
         assert state.tasks == ()
         assert "kept" in user.lines()[-1]
+        await user.press("e")
+        assert "Nothing runs." in user.lines()[-1]
+
+
+async def test_a_study_that_found_nothing_yet_says_so_when_it_is_ended() -> None:
+    async with driving() as user:
+        await open_form(user, "health")
+        await fill(user, "text", "/slow 5")
+        await user.press("enter", "e")
+        assert "The health study was stopped before it had found anything." in user.lines()[-1]
+        assert user.state.tasks == ()
+        assert user.state.studies == ()
+
+
+async def test_the_page_of_one_study_does_not_end_another() -> None:
+    async with driving() as user:
+        await run(user, "logits")
+        await finished(user)
+        record = user.state.studies[0]
+        await user.press("escape", "escape")
+        await run(user, "health", text="/slow 1")
+        await user.until(lambda s: s.study.growing)
+        await user.press("escape", "G", "g", "j", "enter")
+        assert page(user).record is record
+        await user.press("e")
+        assert "The health study is under way" in user.lines()[-1]
+        assert user.state.task("study") is not None
+        await user.press("escape", "e")
+        assert "what it found is kept" in user.lines()[0]
+        assert user.state.task("study") is None
 
 
 async def test_another_study_stops_the_first_only_when_asked_twice() -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
-from engine.protocol import Open
-from sessions.model import StudyRecord
-from sessions.store import new_session, path_of, read_session
+from engine.protocol import FeatureRef, Open, SetMember, StudyResult
+from sessions.model import Owner, StudyRecord
+from sessions.store import new_session, path_of, read_session, write_session
 from tests.samples import AT
 from tests.tui.driving import SIZES, Driver, driving, replaying
 from tests.tui.test_studies import fill, finished, form, listed, page, run
+from tui import study_reducer
 from tui.recorder import to_session
 from tui.screens.page import HelpPage
 from tui.screens.study_list import QuicklistPage
 from tui.screens.study_page import StudyPage
+from tui.state import State, Task
 
 
 @asynccontextmanager
@@ -114,6 +117,104 @@ async def test_a_set_is_marked_steered_and_listed() -> None:
         assert user.app.inspect.at == "steering"
 
 
+async def test_the_marks_of_a_set_are_taken_away_at_once() -> None:
+    async with with_result() as user:
+        await section(user, "set")
+        await user.press("space")
+        seen: list[State] = []
+        change = user.app.change
+
+        def watched(step: Callable[[State], State]) -> None:
+            change(step)
+            seen.append(user.state)
+
+        user.app.change = watched  # type: ignore[method-assign]
+        await user.press("space")
+        assert [len(state.marks) for state in seen] == [0]
+
+
+async def grow(user: Driver, result: StudyResult) -> None:
+    """The engine has more of the study under way, by hand."""
+    running = (Task(99, "study", "studying"),)
+    user.app.change(lambda s: study_reducer.grown(msgspec.structs.replace(s, tasks=running), result, AT))
+    await user.settle()
+
+
+async def test_a_section_that_shows_goes_on_showing_while_others_come_before_it() -> None:
+    async with with_result() as user:
+        whole = user.state.studies[0].result
+        first = msgspec.structs.replace(whole, views=whole.views[3:], tables=whole.tables[1:], finished=False)
+        await user.press("escape")
+        await grow(user, first)
+        await user.press("g", "enter")
+        await section(user, "table")
+        await user.press("j", "j", "j")
+        row = page(user).table.detail
+        await grow(user, msgspec.structs.replace(whole, finished=False))
+        shown = page(user)
+        assert shown._sections[shown._at].key == ("table", "bins")
+        assert "How often features fire›" in user.lines()[1]
+        assert shown.table.detail == row
+        await user.press("escape", "enter")
+        assert page(user)._sections[page(user)._at].key == ("table", "bins")
+
+
+async def test_the_cursor_of_a_set_stays_on_its_feature_while_others_come_before_it() -> None:
+    async with with_result() as user:
+        whole = user.state.studies[0].result
+        chosen = whole.sets[0]
+        growing = msgspec.structs.replace(whole, finished=False)
+        await user.press("escape")
+        await grow(user, growing)
+        await user.press("g", "enter")
+        await section(user, "set")
+        await user.press("j", "j")
+        feature = page(user).set.current
+        assert feature == chosen.members[2].feature
+        first = tuple(SetMember(FeatureRef("4-res-fk", 5000 + n), 9.0) for n in range(60))
+        more = msgspec.structs.replace(chosen, members=(*first, *chosen.members))
+        await grow(user, msgspec.structs.replace(growing, sets=(more,)))
+        assert page(user).set.current == feature
+        assert any(line.startswith("▌") and str(feature) in line for line in user.lines())
+        gone = msgspec.structs.replace(chosen, members=first)
+        await grow(user, msgspec.structs.replace(growing, sets=(gone,)))
+        assert page(user).set.current == first[-1].feature
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_below_a_table_stands_what_its_lines_have_no_room_for(size: tuple[int, int]) -> None:
+    async with with_result(size) as user:
+        await section(user, "table")
+        assert "row 1/12 of 36: only 12 of 36 rows are here" in user.text
+        await user.press("greater_than_sign", "greater_than_sign", "j")
+        assert "row 2/12 of 36" in user.text
+        assert "sorted by effect: In logits." in " ".join(user.text.split())
+        assert page(user).table.detail in " ".join(" ".join(user.lines()[-5:]).split())
+        await section(user, "table", 2)
+        assert "row 1/10 · < > sort by a column" in user.text
+        await section(user, "set")
+        assert "row 1/" not in user.text
+
+
+async def test_long_cells_are_readable_whole() -> None:
+    async with with_result() as user:
+        whole = user.state.studies[0].result
+        words = " ".join(f"word{n}" for n in range(90))
+        table = whole.tables[0]
+        long = ((*table.rows[0][:3], words, *table.rows[0][4:]), *table.rows[1:])
+        longer = msgspec.structs.replace(table, rows=(table.rows[1], *long))
+        await user.press("escape")
+        await grow(user, msgspec.structs.replace(whole, tables=(longer, *whole.tables[1:]), finished=False))
+        await user.press("g", "enter")
+        await section(user, "table")
+        assert "word89" not in user.text
+        await user.press("j")
+        assert " ".join(words.split()[40:]) in " ".join(user.text.split())
+        height = page(user).table.size.height
+        await user.press("k")
+        assert page(user).table.size.height == height
+
+
 async def test_a_result_is_deleted_and_comes_back() -> None:
     async with with_result() as user:
         record = user.state.studies[0]
@@ -189,6 +290,28 @@ async def test_results_are_in_the_file_and_in_the_session_resumed() -> None:
         await user.press("escape")
         await user.press("a")
         assert form(user)._texts["tokens"] == "200000"
+
+
+async def test_a_study_under_way_stays_in_its_session_when_another_is_resumed() -> None:
+    base = new_session(Open(id=0))
+    async with with_result() as user:
+        other = to_session(user.state, new_session(Open(id=0)))
+    dead = msgspec.structs.replace(other, owner=Owner(2**22 + 1, socket.gethostname()), id=f"{other.id}x")
+    write_session(path_of(dead), dead)
+    async with driving(session=base) as user:
+        assert user.state.runs == ()
+        await run(user, "logits", features="/slow 0.5")
+        await user.press("escape", "escape", "2", "U")
+        assert [record.result.study for record in user.state.studies] == ["health"]
+        assert user.state.study.growing is None
+        assert user.state.tasks == ()
+        left = read_session(path_of(base))
+        assert [(r.result.study, r.result.finished) for r in left.studies] == [("logits", False)]
+        assert left.owner is None
+        await user.pilot.pause(1.2)
+        assert [record.result.study for record in user.state.studies] == ["health"]
+        user.app.save(closing=True)
+        assert [record.result.study for record in read_session(path_of(dead)).studies] == ["health"]
 
 
 async def test_leaving_in_mid_study_keeps_what_was_found() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.protocol import AnyView, Bars, Cell, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
 from tests.nasty import NASTY
-from tui.plots.drawing import draw, picture
+from tui.plots.drawing import picture
 from tui.plots.paint import MARKS, paint
 from tui.plots.picture import Picture
 from tui.text import cell_len
@@ -27,7 +27,7 @@ def table(columns: str, *rows: tuple[Cell, ...], total: int | None = None) -> Ta
 
 
 def lines_of(view: AnyView, data: Table, width: int = 80, height: int = 20) -> list[str]:
-    lines = draw(view, data, width, height, PAINT)
+    lines = picture(view, data).draw(width, height, PAINT)
     assert len(lines) == height
     assert [line.plain for line in lines if cell_len(line.plain) > width] == []
     return [line.plain.rstrip() for line in lines]

@@ -149,6 +149,16 @@ def test_exchanging_twice_changes_nothing() -> None:
         swapped(Pair("a", "b", "c"))
 
 
+def test_why_there_are_fewer_rows_than_asked_for() -> None:
+    words = {field: WordList(field, tuple(f"{field}{n}" for n in range(400))) for field in "ab"}
+    few = {field: WordList(field, ("x", "y")) for field in "ab"}
+    template = Template("{a} {b}", " c")
+    assert build(template, None, words, count=200_000).dropped == (
+        "200,000 rows were asked for; at most 100,000 are made at once.",
+    )
+    assert build(template, None, few, count=5).dropped == ("5 rows were asked for; these words make 4.",)
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from engine.protocol import (
     Done,
     EngineFault,
     Failed,
+    FeatureRef,
     MeasureStudy,
     Open,
     Progress,
@@ -22,15 +25,28 @@ from engine.protocol import (
     StudyResult,
     settings_from,
 )
-from sessions.store import new_session
+from sessions.store import new_session, read_session
 from tests import samples
 from tests.samples import AT
 from tui import reducer, study_reducer
 from tui.recorder import Recorder, to_session
 from tui.restore import from_session
-from tui.state import State, Task
-from tui.study_fields import FormField, Wrong, fields_of, next_word, parts_of, settings_of, shown, texts_of, word_from
-from tui.study_sections import sections_of, tabs
+from tui.state import Notice, State, Task
+from tui.study_fields import (
+    FormField,
+    Wrong,
+    fields_of,
+    next_word,
+    parts_of,
+    settings_of,
+    shown,
+    texts_of,
+    typed,
+    word_from,
+)
+from tui.study_sections import place_of, sections_of, tabs
+from tui.study_state import StudyView
+from tui.study_words import ended_words, figure_words
 
 LATER = "2026-05-01T10:05:00+00:00"
 OPENED = reducer.reduce_event(State(opening=Open(id=0)), samples.opened(), AT)
@@ -45,7 +61,7 @@ def growth(name: str = "health") -> list[StudyResult]:
 
 
 def asked(state: State = OPENED, request: int = REQUEST, name: str = "health") -> State:
-    return study_reducer.started(state, request, name, {})
+    return study_reducer.started(state, request, name, {}, AT)
 
 
 def heard(state: State, *results: StudyResult, request: int = REQUEST) -> State:
@@ -79,13 +95,14 @@ def test_what_has_grown_is_kept_however_the_study_ends() -> None:
         "stopped by the user": reducer.stopped(growing, AT),
         "failed": reducer.reduce_event(growing, Failed(id=REQUEST, error=FAULT), AT),
         "engine lost": reducer.reduce_event(growing, EngineLost("gone"), AT),
-        "left": study_reducer.kept(growing),
+        "left": study_reducer.kept(growing, AT),
         "superseded": asked(growing, REQUEST + 1),
     }
     for how, state in ends.items():
         assert [record.result for record in state.studies] == [growth()[0]], how
         assert not state.studies[0].result.finished
         assert state.study.growing is None
+        assert [line.text for line in state.log].count(study_reducer.story(state.studies[0])) == 1, how
     assert ends["failed"].study.failed == {"health": FAULT}
     assert ends["failed"].notice is not None
     assert ends["failed"].notice.text == FAULT.message
@@ -119,6 +136,21 @@ def test_an_error_is_forgotten_when_the_study_is_asked_for_again() -> None:
     assert failed.studies == ()
     assert asked(failed, REQUEST + 1, "tokens").study.failed == {"health": FAULT}
     assert asked(failed, REQUEST + 1).study.failed == {}
+
+
+def test_the_user_is_asked_before_a_study_ends() -> None:
+    state = study_reducer.asked_to_end(asked())
+    assert state.ending
+    assert not study_reducer.withdrawn(state).ending
+    assert study_reducer.withdrawn(asked()) == asked()
+    assert not reducer.stopped(state, AT).ending
+    assert not reducer.notify(state, Notice("Something else.")).ending
+
+
+def test_marks_are_taken_away_together() -> None:
+    first, second, third = (FeatureRef("9-res-fk", n) for n in range(3))
+    state = reducer.mark_all(OPENED, (first, second, third))
+    assert study_reducer.unmark_all(state, (third, first, FeatureRef("9-res-fk", 9))).marks == (second,)
 
 
 def test_a_deleted_result_comes_back_where_it_stood() -> None:
@@ -163,6 +195,32 @@ def test_results_go_into_the_session_and_come_out_of_it() -> None:
     session = to_session(state, new_session(state.opening))
     assert session.title == growth()[-1].title
     assert from_session(State(opening=state.opening), session).studies == state.studies
+
+
+def test_what_grows_is_in_the_file_every_while(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first, second, _ = growth()
+    state = heard(asked(), first)
+    session = to_session(state, new_session(state.opening))
+    assert [(record.result, record.result.finished) for record in session.studies] == [(first, False)]
+    assert session.title == first.title
+    recorder = Recorder(tmp_path / "session.json", new_session(state.opening))
+    assert recorder.write(state)
+    more = heard(state, second)
+    assert not recorder.is_dirty(more)
+    monkeypatch.setattr("tui.recorder._GROWING_EVERY", 0.0)
+    assert recorder.is_dirty(more)
+    assert not recorder.is_dirty(state)
+    recorder.write(more)
+    assert read_session(recorder.path).studies[0].result.title == second.title
+
+
+def test_a_session_that_is_resumed_has_nothing_of_the_one_before() -> None:
+    session = to_session(OPENED, new_session(OPENED.opening))
+    state = msgspec.structs.replace(heard(asked(), growth()[0]), notice=None)
+    resumed = from_session(study_reducer.failed(state, FAULT), session)
+    assert resumed.study == StudyView()
+    assert resumed.tasks == ()
+    assert heard(resumed, *growth()).studies == ()
 
 
 # --- forms --------------------------------------------------------------------------------------------------------
@@ -221,6 +279,12 @@ def test_parts_stand_between_commas_or_on_lines(text: str, parts: tuple[str, ...
         ("health", "rare", "7", "rare: expected a number < 1.0."),
         ("health", "rare", "inf", "rare: 'inf' is not a number."),
         ("select", "examples", "0", "examples: expected a whole number >= 1."),
+        ("health", "rare", "0,125", "rare: in '0,125' the comma is not read: write 0.125."),
+        ("health", "rare", "1,125", "rare: in '1,125' the comma is not read: write 1.125 or 1125."),
+        ("health", "rare", ",5", "rare: in ',5' the comma is not read: write .5."),
+        ("health", "rare", "1,00,000", "rare: '1,00,000' is not a number."),
+        ("health", "tokens", "0,125", "tokens: '0,125' is not a whole number."),
+        ("health", "tokens", "64,0000", "tokens: '64,0000' is not a whole number."),
     ],
 )
 def test_what_does_not_fit_is_said_of_its_line(study: str, name: str, text: str, reason: str) -> None:
@@ -230,9 +294,17 @@ def test_what_does_not_fit_is_said_of_its_line(study: str, name: str, text: str,
     assert wrong.value.reason == reason
 
 
-@pytest.mark.parametrize(("text", "value"), [("1,000", 1000), ("20_000", 20000), (" 64 ", 64), ("", 200_000)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1,000", 1000), ("+1,234,567", 1234567), ("20_000", 20000), (" 64 ", 64), ("", 200_000)]
+)
 def test_whole_numbers_as_people_write_them(text: str, value: int) -> None:
     assert settings_of("health", {"tokens": text}).tokens == value  # type: ignore[union-attr]
+
+
+def test_numbers_as_people_write_them() -> None:
+    threshold = FormField("threshold", "number", "", 0.0)
+    for text, value in {"1,234.5": 1234.5, "-1,234,567": -1234567.0, "1e-3": 0.001, ".5": 0.5}.items():
+        assert typed(threshold, text) == value
 
 
 def test_words_are_chosen_round_and_by_their_first_letter() -> None:
@@ -256,6 +328,39 @@ def test_a_result_has_a_section_for_everything_in_it() -> None:
     assert kinds == ["figures", *["plot"] * 5, *["table"] * 4, "set"]
     without = msgspec.structs.replace(result, tables=result.tables[1:])
     assert [s.kind for s in sections_of(without)].count("plot") == 3
+
+
+def test_a_section_is_found_again_by_its_name() -> None:
+    result = growth()[-1]
+    fewer = msgspec.structs.replace(result, views=result.views[2:])
+    few, many = sections_of(fewer), sections_of(result)
+    for place, section in enumerate(few):
+        assert many[place_of(many, section.key, place)] == many[place + 2 if place else 0]
+    assert place_of(few, ("plot", result.views[0].title), 1) == 1
+    assert place_of(few, ("plot", result.views[0].title), 99) == len(few) - 1
+    twice = (*many, *many)
+    assert place_of(twice, many[3].key, len(many) + 3) == len(many) + 3
+    renamed = msgspec.structs.replace(result.tables[0], title="4 of 12")
+    grown = sections_of(msgspec.structs.replace(result, tables=(renamed, *result.tables[1:])))
+    assert {section.key for section in grown} == {section.key for section in many}
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def test_how_a_study_ended_is_said() -> None:
+    result = msgspec.structs.replace(growth()[-1], seconds=2.5)
+    assert ended_words(result) == "The health study is done after 2.50 s."
+    stopped = msgspec.structs.replace(result, finished=False, study="a\x1bb")
+    assert ended_words(stopped) == "The a␛b study was stopped after 2.50 s; what it found is kept."
+
+
+def test_figures_are_written_as_numbers_of_tables_are() -> None:
+    figures = {-1234: "−1,234", -0.25: "−.250", 12: "12", None: "–", "good": "good", float("inf"): "∞"}
+    for figure, words in figures.items():
+        assert figure_words(figure) == words
+    assert figure_words(float("nan")) == "NaN"
+    assert figure_words(-(10**5000)).startswith("−")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200, 400])

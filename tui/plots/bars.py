@@ -29,7 +29,7 @@ class BarsPicture(Picture):
     def __init__(self, view: Bars, table: Table) -> None:
         super().__init__(view, table)
         self.cursor = 0
-        self._top = 0
+        self._top = self._above = 0
         found = [column_of(table, name) for name in view.values]
         self._columns: list[Column] = [column for column, _ in (c for c in found if c)]
         self._values = [[numeric(cell) for cell in cells] for _, cells in (c for c in found if c)]
@@ -51,9 +51,8 @@ class BarsPicture(Picture):
     def body(self, width: int, height: int, paint: Paint) -> list[Text]:
         many = len(self._columns) > 1
         legend = [(fill(n), paint.of_series(n), visible(c.name)) for n, c in enumerate(self._columns)] if many else []
-        total = self.table.total
-        note = f"{len(self._names):,} of {total:,} rows" if total is not None and total > len(self._names) else ""
-        lines = heading(self.title, legend, width, height, paint, note)
+        lines = heading(self.title, legend, width, height, paint, self.cut)
+        self._above = len(lines)
         room = height - len(lines)
         rows, each = len(self._names), len(self._columns)
         shown = max(1, room // each)
@@ -124,9 +123,13 @@ class BarsPicture(Picture):
     def go(self, dx: int, dy: int) -> bool:
         return self.step(dy)
 
+    def click(self, x: int, y: int) -> bool:
+        row = self._top + (y - self._above) // len(self._columns)
+        return y >= self._above and self.step(min(row, len(self._names) - 1) - self.cursor)
+
     def adopt(self, other: Self) -> None:
-        self.cursor = min(other.cursor, len(self._names) - 1)
-        self._top = other._top
+        self.cursor = self.row_before(other) or 0
+        self._top = other._top + self.cursor - other.cursor  # the bar stays on its line
 
 
 def _eighths(size: float) -> str:

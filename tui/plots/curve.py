@@ -1,25 +1,25 @@
-"""Lines through points, one for each series; plotext draws the lines, marks tell the series apart."""
+"""Lines through points, one for each series; marks tell the series apart."""
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import NamedTuple, Self
 
 from rich.text import Text
 
 from engine.protocol import Cell, Column, Curve, Table
-from tui.plots.grid import Grid, framed, heading, margin_of
+from tui.plots.grid import DOTS, Grid, framed, heading, margin_of
 from tui.plots.paint import Paint, mark
 from tui.plots.picture import Picture
+from tui.plots.rows import same_row
 from tui.plots.scale import Axis, axis_over
+from tui.plots.strokes import line_through, thinned
 from tui.plots.words import cell_name, cell_words, column_of, numeric
 from tui.text import counted, visible
 
-_BRAILLE = 0x2800
 _MOST = 24
 """Series drawn: more can be told apart by nobody."""
-Places = tuple[tuple[float, float], ...]
+Seen = tuple[Axis, Axis, int, int]
+"""What lines depend on: the section and the size of the grid."""
 
 
 class Point(NamedTuple):
@@ -48,6 +48,10 @@ class CurvePicture(Picture):
         self._x, self._y = self._whole
         self._at = (0, 0)
         """Series and point under the cursor."""
+        self._lines: dict[int, tuple[Seen, dict[tuple[int, int], int]]] = {}
+        """The dots of a series by cell, as drawn last: the cursor moves more often than the section."""
+        self._frame = (0, 0, 1, 1)
+        """Lines above the grid, cells left of it, and its size."""
 
     def _rising(self, ys: list[float]) -> Axis:
         """The vertical axis: from zero where the values are not far from it."""
@@ -92,6 +96,7 @@ class CurvePicture(Picture):
         rows = max(height - len(lines) - 2, 1)
         margin = margin_of(self._y, rows, width)
         grid = Grid(width - margin, rows)
+        self._frame = (len(lines), margin, grid.width, grid.height)
         here = self._at[0]
         for n in sorted(range(len(drawn)), key=lambda n: n == here):  # the one under the cursor over the others
             self._draw_series(grid, n, paint)
@@ -102,7 +107,8 @@ class CurvePicture(Picture):
         return lines + framed(grid.lines(), self._x, self._y, margin, width, paint, place[0])
 
     def _note(self) -> str:
-        words = [name for name, log in (("log x", self.view.log_x), ("log y", self.view.log_y)) if log]
+        words = [self.cut] if self.cut else []
+        words += [name for name, log in (("log x", self.view.log_x), ("log y", self.view.log_y)) if log]
         if self._left_out:
             words.append(f"{counted(self._left_out, 'point', 'points')} without a place")
         if len(self.series) > _MOST:
@@ -115,15 +121,27 @@ class CurvePicture(Picture):
 
     def _draw_series(self, grid: Grid, n: int, paint: Paint) -> None:
         style = paint.of_series(n)
-        places = tuple(_tame(self._place(point)) for point in self.series[n][1])
-        for y, line in enumerate(_line(places, grid.width, grid.height)):
-            for x, glyph in enumerate(line):
-                if glyph != " ":
-                    grid.add_dots(x, y, ord(glyph) - _BRAILLE, style)
-        every = max(1, -(-len(places) * 3 // max(grid.width, 1)))
-        for k, place in enumerate(places):
-            if (k + n) % every == 0 and _inside(place):
+        for (x, y), bits in self._line(n, grid).items():
+            grid.add_dots(x, y, bits, style)
+        points = self.series[n][1]
+        every = max(1, -(-len(points) * 3 // max(grid.width, 1)))
+        for point in points[-n % every :: every]:
+            if _inside(place := self._place(point)):
                 grid.put(*_cell(place, grid), mark(n), style)
+
+    def _line(self, n: int, grid: Grid) -> dict[tuple[int, int], int]:
+        """The line of a series, through no more of its points than the width can show: braille bits by cell."""
+        seen = (self._x, self._y, grid.width, grid.height)
+        drawn, cells = self._lines.get(n, (None, {}))
+        if drawn != seen:
+            cells = {}
+            high = grid.height * 4
+            dots = (_dot(self._place(point), grid) for point in self.series[n][1])
+            for x, y in line_through(thinned(dots, grid.width * 2), grid.width * 2, high):
+                cell, bit = (x >> 1, grid.height - 1 - (y >> 2)), DOTS[3 - (y & 3)][x & 1]
+                cells[cell] = cells.get(cell, 0) | bit
+            self._lines[n] = (seen, cells)
+        return cells
 
     # --- the cursor ---------------------------------------------------------------------------------------------
 
@@ -184,10 +202,42 @@ class CurvePicture(Picture):
         return moved
 
     def adopt(self, other: Self) -> None:
-        series = min(other._at[0], len(self.series) - 1)
-        self._at = (series, min(other._at[1], len(self.series[series][1]) - 1))
+        self._at = self._same_point(other)
         if (other._x, other._y) != other._whole:
             self._x, self._y = other._x, other._y
+
+    def _same_point(self, other: Self) -> tuple[int, int]:
+        """The point of the same feature in the same series; where none is named, the one at the same x."""
+        name, before = other.series[other._at[0]]
+        names = [words for words, _ in self.series]
+        series = names.index(name) if name in names else min(other._at[0], len(names) - 1)
+        points, old = self.series[series][1], before[other._at[1]]
+        if self._feature is not None:
+            feature = self.table.columns[self._feature].name
+            row = same_row(other.table, old.row, self.table, feature)
+            for k, point in enumerate(points):
+                if point.row == row:
+                    return series, k
+        turn = sum(point.x == old.x for point in before[: other._at[1]])
+        nearest = min(abs(point.x - old.x) for point in points)
+        alike = [k for k, point in enumerate(points) if abs(point.x - old.x) == nearest]
+        return series, alike[min(turn, len(alike) - 1)]
+
+    def click(self, x: int, y: int) -> bool:
+        above, left, width, height = self._frame
+        grid = Grid(width, height)
+        seen = [
+            (_apart(_cell(place, grid), (x - left, y - above)), n, k)
+            for n, (_, points) in enumerate(self.series[:_MOST])
+            for k, point in enumerate(points)
+            if _inside(place := self._place(point))
+        ]
+        if not (above <= y < above + height and x >= left and seen):
+            return False
+        return self._put(*min(seen)[1:])
+
+    def wheel(self, step: int) -> bool:
+        return self.zoom(-step)
 
 
 def _inside(place: tuple[float, float]) -> bool:
@@ -199,34 +249,16 @@ def _beyond(place: float) -> float:
     return place - 0.5 if not 0 <= place <= 1 else 0.0
 
 
-def _tame(place: tuple[float, float]) -> tuple[float, float]:
-    """Places far outside, brought near enough for lines to be drawn."""
-    return (max(-1e6, min(place[0], 1e6)), max(-1e6, min(place[1], 1e6)))
+def _dot(place: tuple[float, float], grid: Grid) -> tuple[float, float]:
+    """A place in dots from the lower left, in the middle of its cell's; far outside brought near enough for floats."""
+    x, y = (max(-1e6, min(share, 1e6)) for share in place)
+    return 2 * x * (grid.width - 1) + 1, 4 * y * (grid.height - 1) + 2
 
 
 def _cell(place: tuple[float, float], grid: Grid) -> tuple[int, int]:
     return round(place[0] * (grid.width - 1)), grid.height - 1 - round(place[1] * (grid.height - 1))
 
 
-@functools.lru_cache(maxsize=64)
-def _line(places: Places, width: int, height: int) -> tuple[str, ...]:
-    """The line through places of the unit square in braille, by plotext: `height` rows of `width` cells.
-
-    plotext keeps one figure for the process, so it is built at once.
-    """
-    import plotext
-
-    if len(places) < 2 or not all(math.isfinite(number) for place in places for number in place):
-        return ()
-    xs, ys = zip(*places, strict=True)
-    figure = plotext.figure
-    figure.clear()
-    figure.plot_size(width, height)
-    figure.canvas("default")
-    figure.axes(False)
-    figure.draw(figure.signal(list(xs), list(ys), marker="braille").lines(True))
-    for side in ("x", "y"):
-        figure.ruler(side).ticks([], [])
-        figure.ruler(side).lim(0, 1)
-    drawn = plotext.uncolorize(figure.build().string()).splitlines()[:height]
-    return tuple("".join(c if _BRAILLE < ord(c) < _BRAILLE + 256 else " " for c in line[:width]) for line in drawn)
+def _apart(a: tuple[int, int], b: tuple[int, int]) -> int:
+    """The squared distance of two cells: a cell is twice as high as it is wide."""
+    return (a[0] - b[0]) ** 2 + 4 * (a[1] - b[1]) ** 2

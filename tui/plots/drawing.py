@@ -1,15 +1,12 @@
-"""From a view and its table to a picture, or to lines where no widget is."""
+"""From a view and its table to a picture."""
 
 from __future__ import annotations
-
-from rich.text import Text
 
 from engine.protocol import AnyView, Bars, Curve, Heat, Histogram, Scatter, Table
 from tui.plots.bars import BarsPicture
 from tui.plots.curve import CurvePicture
 from tui.plots.heat import HeatPicture
 from tui.plots.histogram import HistogramPicture
-from tui.plots.paint import Paint
 from tui.plots.picture import Nothing, Picture
 from tui.plots.scatter import ScatterPicture
 from tui.text import visible
@@ -30,11 +27,6 @@ def picture(view: AnyView, table: Table, before: Picture | None = None) -> Pictu
     if before is not None and type(before) is type(made) and before.view == view:
         made.adopt(before)
     return made
-
-
-def draw(view: AnyView, table: Table, width: int, height: int, paint: Paint) -> list[Text]:
-    """A view as `height` lines of at most `width` cells."""
-    return picture(view, table).draw(width, height, paint)
 
 
 def _columns(view: AnyView) -> list[str]:

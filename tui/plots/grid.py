@@ -15,6 +15,8 @@ _BRAILLE = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bit of a braille glyph by row and column of the dot."""
 _PLAIN = Style()
+_TITLE = 20
+"""Cells of a title that no note takes."""
 
 
 class Grid:
@@ -68,10 +70,14 @@ Legend = Sequence[tuple[str, Style, str]]
 
 
 def heading(title: str, legend: Legend, width: int, height: int, paint: Paint, note: str = "") -> list[Text]:
-    """The title and the legend, on one line where both have room or the plot is low, else on two."""
-    first = Text.assemble((fit(title, min(cell_len(title), width)), paint.bold))
-    if note and cell_len(first.plain) + cell_len(note) + 2 <= width:
-        first.append(f"  {note}", paint.dim)
+    """The title and the legend, on one line where both have room or the plot is low, else on two.
+
+    A note beside which the title has no room shortens it: what is said there decides how the plot is to be read.
+    """
+    room = width - cell_len(note) - 2 if note else width
+    first = Text.assemble((fit(title, min(cell_len(title), max(room, min(width, _TITLE)))), paint.bold))
+    if note and width - cell_len(first.plain) >= 4:
+        first.append(f"  {fit(note, min(cell_len(note), width - cell_len(first.plain) - 2))}", paint.dim)
     if not legend:
         return [first]
     keys = Text()

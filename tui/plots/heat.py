@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Self
 
 from rich.style import Style
 from rich.text import Text
 
-from engine.protocol import Heat, Table
+from engine.protocol import Cell, Column, Heat, Table
 from themes.palettes import LEVELS
 from tui.plots.grid import Legend, heading
 from tui.plots.paint import SHADES, Paint
 from tui.plots.picture import Picture
 from tui.plots.words import cell_name, cell_words, column_of, numeric, short, short_signed
-from tui.text import cell_len, fit, visible
+from tui.text import cell_len, counted, fit, visible
 
 _PAIRS = ("░ ", "░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
 """Eight levels where a cell is two wide."""
@@ -37,10 +39,14 @@ class HeatPicture(Picture):
         self.at = (0, 0)
         """Row and column under the cursor."""
         self._corner = (0, 0)
-        self._rows: dict[str, int] = {}
-        self._columns: dict[str, int] = {}
+        self._rows: dict[Cell, int] = {}
+        self._columns: dict[Cell, int] = {}
         self._cells: dict[tuple[int, int], int] = {}
         """The row of the table by place; of several the last."""
+        self._hidden = 0
+        """Rows of the table over which a later one of the same place is drawn."""
+        self._frame = (0, 0, 1, 1, 1)
+        """Lines above the cells, columns left of them, width of a cell, and how many are shown down and across."""
         self._value: list[float | None] = []
         if not (rows and columns and values):
             return
@@ -48,10 +54,11 @@ class HeatPicture(Picture):
         self._exact = values[1]
         self._value = [numeric(cell) for cell in values[1]]
         for n, (row, column) in enumerate(zip(rows[1], columns[1], strict=True)):
-            y = self._rows.setdefault(cell_name(row, rows[0]), len(self._rows))
-            x = self._columns.setdefault(cell_name(column, columns[0]), len(self._columns))
+            y = self._rows.setdefault(_key(row), len(self._rows))
+            x = self._columns.setdefault(_key(column), len(self._columns))
+            self._hidden += (y, x) in self._cells
             self._cells[y, x] = n
-        self._row_names, self._column_names = list(self._rows), list(self._columns)
+        self._row_names, self._column_names = _names(self._rows, rows[0]), _names(self._columns, columns[0])
         drawn = [value for n in self._cells.values() if (value := self._value[n]) is not None]
         self._low, self._high = min(drawn, default=0.0), max(drawn, default=0.0)
         self._most = max(abs(self._low), abs(self._high))
@@ -77,7 +84,9 @@ class HeatPicture(Picture):
     # --- drawing ------------------------------------------------------------------------------------------------
 
     def body(self, width: int, height: int, paint: Paint) -> list[Text]:
-        lines = heading(self.title, self._legend(paint), width, height, paint)
+        hidden = f"{counted(self._hidden, 'value', 'values')} under a later one" if self._hidden else ""
+        note = " · ".join(filter(None, (self.cut, hidden)))
+        lines = heading(self.title, self._legend(paint), width, height, paint, note)
         names = min(max(cell_len(name) for name in self._row_names), max(width // 4, 4))
         room = max(width - names - 1, 1)
         each = room // len(self._column_names)
@@ -88,6 +97,7 @@ class HeatPicture(Picture):
         top = _scrolled(self._corner[0], self.at[0], down, len(self._row_names))
         left = _scrolled(self._corner[1], self.at[1], across, len(self._column_names))
         self._corner = (top, left)
+        self._frame = (len(lines) + 1, names + 1, size, down, across)
         few = across * down <= _COLOURED
         more_right, more_below = left + across < len(self._column_names), top + down < len(self._row_names)
         lines.append(self._header(names, left, across, size, width, more_right, paint))
@@ -181,8 +191,34 @@ class HeatPicture(Picture):
         return self.at != before
 
     def adopt(self, other: Self) -> None:
-        self.at = (min(other.at[0], len(self._row_names) - 1), min(other.at[1], len(self._column_names) - 1))
-        self._corner = other._corner
+        rows, columns = list(other._rows), list(other._columns)
+        y = self._rows.get(rows[other.at[0]], min(other.at[0], len(self._rows) - 1))
+        x = self._columns.get(columns[other.at[1]], min(other.at[1], len(self._columns) - 1))
+        self.at = (y, x)
+        self._corner = (other._corner[0] + y - other.at[0], other._corner[1] + x - other.at[1])
+
+    def click(self, x: int, y: int) -> bool:
+        above, left, size, down, across = self._frame
+        row, column = y - above, (x - left) // size
+        if not (0 <= row < down and 0 <= column < across):
+            return False
+        return self.go(self._corner[1] + column - self.at[1], self._corner[0] + row - self.at[0])
+
+
+def _key(cell: Cell) -> Cell:
+    """A cell as a key: a number that is none is not even like itself."""
+    return "NaN" if isinstance(cell, float) and math.isnan(cell) else cell
+
+
+def _names(cells: Iterable[Cell], column: Column) -> list[str]:
+    """Cells as words, numbers with all of their digits where different ones would read the same."""
+    found = list(cells)
+    words = [cell_name(cell, column) for cell in found]
+    seen = Counter(words)
+    return [
+        f"{cell!r}" if seen[name] > 1 and isinstance(cell, float) else name
+        for cell, name in zip(found, words, strict=True)
+    ]
 
 
 def _scrolled(first: int, cursor: int, room: int, count: int) -> int:

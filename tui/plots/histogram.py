@@ -7,6 +7,7 @@ rectangles draw both of their edges, so that a count of zero has a height.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 from rich.text import Text
@@ -20,6 +21,8 @@ from tui.plots.words import cell_words, column_of, numeric, short
 from tui.text import visible
 
 _RISING = " ▁▂▃▄▅▆▇"
+_SMALLER = 1e6
+"""Counts are divided by this before they are summed: the sum of huge ones would not be finite."""
 
 
 class HistogramPicture(Picture):
@@ -44,6 +47,8 @@ class HistogramPicture(Picture):
                 self._bins.append((min(a, b), max(a, b), [column[row] for column in counts], row))
         self._bins.sort(key=lambda b: b[:2])
         self._x = axis_over([edge for a, b, _, _ in self._bins for edge in (a, b)])
+        self._frame = (0, 0, 1, 1)
+        """Lines above the bins, cells left of them, and their size."""
         self._y = Axis(0.0, max((self._high(sum(b[2])) for b in self._bins), default=1.0) or 1.0)
 
     @property
@@ -58,11 +63,13 @@ class HistogramPicture(Picture):
     def body(self, width: int, height: int, paint: Paint) -> list[Text]:
         many = len(self._names) > 1
         legend = [(fill(n), paint.of_series(n), name) for n, name in enumerate(self._names)] if many else []
-        lines = heading(self.title, legend, width, height, paint, "log counts" if self.view.log else "")
+        scale = ("log counts, split by share" if many else "log counts") if self.view.log else ""
+        lines = heading(self.title, legend, width, height, paint, " · ".join(filter(None, (self.cut, scale))))
         rows = max(height - len(lines) - 2, 1)
         y = _LogCounts(self._y.low, self._y.high) if self.view.log else self._y
         margin = margin_of(y, rows, width)
         grid = Grid(width - margin, rows)
+        self._frame = (len(lines), margin, grid.width, grid.height)
         for x, n in enumerate(self._columns(grid.width)):
             if n is not None:
                 self._draw_column(grid, x, n, paint)
@@ -84,16 +91,30 @@ class HistogramPicture(Picture):
         return shown
 
     def _draw_column(self, grid: Grid, x: int, n: int, paint: Paint) -> None:
-        """The parts of a stack by their cumulated counts; what is not zero has at least an eighth of a cell."""
-        tops, total = [], 0.0
-        for count in self._bins[n][2]:
-            total += count
-            tops.append(self._high(total) / self._y.high * grid.height)
+        """As high as the sum of its counts, on either scale, and split by their shares of that sum.
+
+        A bar of one count has at least an eighth of a cell. Of several each has a whole cell at least: the lowest bars
+        of a logarithmic scale are drawn higher for that, on a linear scale a bar with too few cells shows its largest.
+        """
+        counts = self._bins[n][2]
+        height = self._high(sum(counts)) / self._y.high * grid.height
+        parts = [part for part, count in enumerate(counts) if count > 0]
+        if len(parts) == 1:
+            self._draw_one(grid, x, height, parts[0], paint)
+            return
+        least = len(parts) if self.view.log else 1
+        room = min(max(round(height), least), grid.height) if parts else 0
+        y = grid.height
+        for part, size in enumerate(split(counts, room)):
+            for _ in range(size):
+                y -= 1
+                grid.put(x, y, fill(part), paint.of_series(part))
+
+    def _draw_one(self, grid: Grid, x: int, height: float, part: int, paint: Paint) -> None:
         for y in range(grid.height):
-            share = min(tops[-1] - y, 1.0)
+            share = min(height - y, 1.0)
             if share <= 0:
                 return
-            part = next(part for part, top in enumerate(tops) if top >= y + share / 2)
             glyph = fill(part) if share > 0.94 else _top(part, share, y == 0)
             grid.put(x, grid.height - 1 - y, glyph, paint.of_series(part))
 
@@ -117,7 +138,37 @@ class HistogramPicture(Picture):
         return self.step(dx)
 
     def adopt(self, other: Self) -> None:
-        self.cursor = max(0, min(other.cursor, len(self._bins) - 1))
+        """The same bin, or the one that holds the middle of what it was, or the nearest to it."""
+        a, b, _, _ = other._bins[other.cursor]
+        middle = a / 2 + b / 2
+
+        def farness(n: int) -> tuple[bool, float]:
+            low, high, _, _ = self._bins[n]
+            return (low, high) != (a, b), max(low - middle, middle - high, 0.0)
+
+        self.cursor = min(range(len(self._bins)), key=farness)
+
+    def click(self, x: int, y: int) -> bool:
+        above, left, width, height = self._frame
+        if not (above <= y < above + height + 2 and 0 <= x - left < width):
+            return False
+        shown = self._columns(width)
+        places = [k for k, n in enumerate(shown) if n is not None]
+        n = shown[min(places, key=lambda k: abs(k - (x - left)))] if places else None
+        return n is not None and self.step(n - self.cursor)
+
+
+def split(counts: Sequence[float], room: int) -> list[int]:
+    """Whole cells for counts by their shares; none is left without one that has a count, as far as there is room."""
+    total = sum(count / _SMALLER for count in counts)
+    shares = [count / _SMALLER / total * room if total > 0 else 0.0 for count in counts]
+    order = sorted((n for n, count in enumerate(counts) if count > 0), key=lambda n: -counts[n])
+    sizes = [0] * len(counts)
+    for n in order[:room]:
+        sizes[n] = 1
+    for _ in range(room - sum(sizes) if order else 0):
+        sizes[max(order, key=lambda n: shares[n] - sizes[n])] += 1
+    return sizes
 
 
 def _count_words(count: float, column: Column) -> str:

@@ -30,8 +30,6 @@ class Paint:
     bold: Style
     dim: Style
     accent: Style
-    cursor: Style
-    """The line under the cursor."""
     here: Style
     """The very thing under the cursor."""
     positive: Style
@@ -54,7 +52,6 @@ def paint(palette: Palette = DARK) -> Paint:
         bold=Style(bold=True),
         dim=Style(color=palette.dim),
         accent=Style(color=palette.accent),
-        cursor=Style(bgcolor=palette.cursor),
         here=Style(color=palette.background, bgcolor=palette.accent, bold=True),
         positive=Style(color=palette.positive),
         negative=Style(color=palette.negative),

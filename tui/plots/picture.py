@@ -9,6 +9,7 @@ from rich.text import Text
 from engine.protocol import AnyView, FeatureRef, Table
 from tui.plots.grid import clipped
 from tui.plots.paint import Paint
+from tui.plots.rows import same_row
 from tui.plots.words import cell_name, feature_in, feature_place
 from tui.text import fit, visible, wrapped
 
@@ -56,10 +57,30 @@ class Picture:
         row = self.row
         return None if row is None or self._feature is None else feature_in(self.table.rows[row][self._feature])
 
+    @property
+    def cut(self) -> str:
+        """What the heading says where the table is not whole."""
+        here, total = len(self.table.rows), self.table.total
+        return f"{here:,} of {total:,} rows" if total is not None and total > here else ""
+
+    def row_before(self, other: Self) -> int | None:
+        """Where the row under the cursor of an older picture is now; its number where it is gone."""
+        row = other.row
+        if row is None:
+            return None
+        place = self._naming
+        found = same_row(other.table, row, self.table, None if place is None else self.table.columns[place].name)
+        return min(row, len(self.table.rows) - 1) if found is None else found
+
+    @property
+    def _naming(self) -> int | None:
+        """The column that names a row: that of labels, or of features."""
+        wanted = getattr(self.view, "label", None)
+        return next((n for n, column in enumerate(self.table.columns) if column.name == wanted), self._feature)
+
     def name_of(self, row: int) -> str:
         """What a row is called: its label, or its feature, or its number."""
-        wanted = getattr(self.view, "label", None)
-        place = next((n for n, column in enumerate(self.table.columns) if column.name == wanted), self._feature)
+        place = self._naming
         return f"row {row + 1}" if place is None else cell_name(self.table.rows[row][place], self.table.columns[place])
 
     def step(self, count: int) -> bool:
@@ -69,6 +90,14 @@ class Picture:
     def go(self, dx: int, dy: int) -> bool:
         """The cursor to what is next in a direction; `dy` is positive downwards."""
         return False
+
+    def click(self, x: int, y: int) -> bool:
+        """The cursor to what is nearest to a cell of the drawing, counted from its upper left."""
+        return False
+
+    def wheel(self, step: int) -> bool:
+        """What the wheel does, `step` 1 towards the user: the cursor to the next row, or the section."""
+        return self.step(step)
 
     # --- the section --------------------------------------------------------------------------------------------
 

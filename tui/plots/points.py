@@ -38,7 +38,8 @@ class Points:
         self._columns = [column for column, _ in (c for c in columns if c)]
         self._all, self._rows = table.columns, table.rows
         self.scaled = _scaled(self.values, len(names), together=self.is_solid)
-        self.group_names: list[str] = []
+        self.group_names: dict[int, str] = {}
+        """What each number of a group stands for."""
         self.groups: list[int] = [0] * len(self.rows)
         """The number of each point's group, MOST for those that share the last mark."""
         grouping = column_of(table, view.group) if view.group else None
@@ -55,24 +56,23 @@ class Points:
         order = [cell for cell in dict.fromkeys(mine) if cell in set(common)]
         numbers = {cell: n for n, cell in enumerate(order)}
         self.groups = [numbers.get(cell, MOST) for cell in mine]
-        self.group_names = [cell_name(cell, column) for cell in order]
+        self.group_names = {n: cell_name(cell, column) for n, cell in enumerate(order)}
         others = len(set(mine)) - len(order)
         if others:
-            self.group_names.append(f"{others} others")
+            self.group_names[MOST] = f"{others} others"
 
     def _ranges(self, cells: list[Cell]) -> None:
-        """Many numbers, as groups of about equal size by their ranges."""
+        """Many numbers, as groups of about equal size by their ranges; what has no number is a group of its own."""
         values = [numeric(cell) for cell in cells]
         known = sorted(value for value in values if value is not None)
-        if not known:
-            self.groups, self.group_names = [MOST] * len(cells), []
-            return
-        ends = sorted({known[min(len(known) - 1, (n + 1) * len(known) // MOST)] for n in range(MOST)})
+        ends = sorted({known[min(len(known) - 1, (n + 1) * len(known) // MOST)] for n in range(MOST)}) if known else []
         self.groups = [
             MOST if value is None else next(n for n, end in enumerate(ends) if value <= end) for value in values
         ]
-        starts = [known[0], *ends[:-1]]
-        self.group_names = [f"{short(a)}…{short(b)}" for a, b in zip(starts, ends, strict=True)]
+        starts = [*known[:1], *ends[:-1]]
+        self.group_names = {n: f"{short(a)}…{short(b)}" for n, (a, b) in enumerate(zip(starts, ends, strict=True))}
+        if len(known) < len(cells):
+            self.group_names[MOST] = "none"
 
     def words_of(self, point: int) -> str:
         """The coordinates as the table says them."""

@@ -66,6 +66,8 @@ class ScatterPicture(Picture):
         self._near: list[float] = []
         self._aspect = (1.0, 1.0)
         self._cells = (80, 24)
+        self._frame = (0, 0, 80, 24)
+        """Lines above the points, cells left of them, and their size."""
         self._ink: tuple[object, Grid, Ink] | None = None
 
     @property
@@ -128,6 +130,7 @@ class ScatterPicture(Picture):
         if place is not None:
             caret = place[0] / max(columns - 1, 1)
             body[place[1]] = _over(body[place[1]], place[0], "◉", paint)
+        self._frame = (len(lines), margin, columns, rows)
         framing = framed(body, x, y, margin, width, paint, caret)
         return [*lines, *framing]
 
@@ -184,8 +187,7 @@ class ScatterPicture(Picture):
         group = ""
         if self.points.group_names:
             number = self.points.groups[self.cursor]
-            named = min(number, len(self.points.group_names) - 1)
-            group = f"  {self.points.mark(number)} {self.points.group_names[named]}"
+            group = f"  {self.points.mark(number)} {self.points.group_names[number]}"
         place = self._cell(self.cursor) if self._us else None
         here = self._ink[2].count_at(place) - 1 if self._ink and place else 0
         others = f"  +{here:,} here" if here > 0 else ""
@@ -254,8 +256,25 @@ class ScatterPicture(Picture):
         return moved
 
     def adopt(self, other: Self) -> None:
-        self.cursor = min(other.cursor, len(self.points.rows) - 1)
-        self.camera = other.camera
+        """The same point; a section in which it was seen is moved so that it is seen in it still."""
+        row = self.row_before(other)
+        places = {row: point for point, row in enumerate(self.points.rows)}
+        self.cursor = places.get(row or 0, min(other.cursor, len(self.points.rows) - 1))
+        self.camera, self._aspect, self._cells = other.camera, other._aspect, other._cells
+        other._project()
+        if other._cell(other.cursor) is not None:
+            self._put(self.cursor)
+
+    def click(self, x: int, y: int) -> bool:
+        above, left, columns, rows = self._frame
+        x, y = x - left, y - above
+        seen = [(place, n) for n in range(len(self.points.rows)) if (place := self._cell(n))] if self._us else []
+        if not (0 <= x < columns and 0 <= y < rows and seen):
+            return False
+        return self._put(min((((a - x) ** 2 + 4 * (b - y) ** 2), n) for (a, b), n in seen)[1])
+
+    def wheel(self, step: int) -> bool:
+        return self.zoom(-step)
 
 
 class _Bare(Axis):

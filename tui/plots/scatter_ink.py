@@ -12,6 +12,7 @@ from rich.style import Style
 from tui.plots.grid import DOTS, Grid, Legend
 from tui.plots.paint import MARKS, Paint
 from tui.plots.points import MOST, Points
+from tui.plots.strokes import stroke
 
 _SPARSE = 12
 """Cells for each point from which on points are drawn as marks."""
@@ -32,7 +33,7 @@ def legend_of(points: Points, paint: Paint) -> Legend:
     if points.group_names:
         return [
             (points.mark(n), paint.dim if n >= MOST else paint.of_series(n), name)
-            for n, name in enumerate(points.group_names)
+            for n, name in points.group_names.items()
         ]
     if len(points.rows) > _FEW:
         return [(glyph, paint.accent, f"{count}+") for count, glyph in reversed(_SHADES)]
@@ -171,34 +172,10 @@ class Ink:
 
     def _draw_line(self, start: tuple[float, float], end: tuple[float, float], paint: Paint) -> int:
         """A line in dots, as far as it is inside; how many dots that took."""
-        ends = _within(*start, *end, self._dots_wide, self._dots_high)
-        if ends is None:
-            return 0
-        x0, y0, x1, y1 = ends
-        steps = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
-        for k in range(steps + 1):
-            x, y = int(x0 + (x1 - x0) * k / steps), int(y0 + (y1 - y0) * k / steps)
-            bit = DOTS[3 - (y & 3)][x & 1]
-            self._grid.add_dots(x >> 1, self._grid.height - 1 - (y >> 2), bit, paint.dim)
-        return steps
+        dots = stroke(start, end, self._dots_wide, self._dots_high)
+        for x, y in dots:
+            self._grid.add_dots(x >> 1, self._grid.height - 1 - (y >> 2), DOTS[3 - (y & 3)][x & 1], paint.dim)
+        return len(dots)
 
 
 _BRIGHTNESS = (Style(dim=True), Style(), Style(bold=True))
-
-
-def _within(
-    x0: float, y0: float, x1: float, y1: float, wide: int, high: int
-) -> tuple[float, float, float, float] | None:
-    """The part of a line inside the grid, by Liang and Barsky; None where there is none."""
-    dx, dy, first, last = x1 - x0, y1 - y0, 0.0, 1.0
-    for step, room in ((-dx, x0), (dx, wide - 1 - x0), (-dy, y0), (dy, high - 1 - y0)):
-        if step == 0:
-            if room < 0:
-                return None
-        elif step < 0:
-            first = max(first, room / step)
-        else:
-            last = min(last, room / step)
-    if first > last:
-        return None
-    return x0 + first * dx, y0 + first * dy, x0 + last * dx, y0 + last * dy

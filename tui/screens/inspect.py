@@ -202,7 +202,7 @@ class InspectScreen(PageActions):
             self.go_to("tokens")
         elif state.queued and self._at in ("tokens", "features"):
             self.saescope.drop_queued()
-        elif state.notice is not None:
+        elif state.notice is not None and not state.ending:
             self.saescope.change(lambda s: reducer.notify(s, None))
         elif state.tasks:
             self.saescope.stop_tasks()  # a study takes long: one stops it only where nothing is nearer

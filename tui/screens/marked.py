@@ -23,7 +23,9 @@ class MarkedPage(PageScreen):
         self._marks, self._labels, self._hints = state.marks, state.labels, state.hints
         self._cards = state.cards
         self._urls, self._notes = urls, notes
-        copied = "\n".join(urls) or "\n".join(f"{ref}\t{self._called(ref)}".rstrip() for ref in self._marks)
+        copied = "\n".join(urls) or "\n".join(
+            f"{visible(str(ref))}\t{self._called(ref)}".rstrip() for ref in self._marks
+        )
         super().__init__(f"Marked features{' and their Neuronpedia quicklist' if urls else ''}", copied)
 
     def _called(self, ref: FeatureRef) -> str:
@@ -33,7 +35,7 @@ class MarkedPage(PageScreen):
     def lines(self, part: Part) -> Build:
         def build(width: int) -> list[Text]:
             lines = [Text(counted(len(self._marks), "feature is marked", "features are marked"), Style(bold=True))]
-            size = min(max(cell_len(str(ref)) for ref in self._marks), max(width // 3, 12))
+            size = min(max(cell_len(visible(str(ref))) for ref in self._marks), max(width // 3, 12))
             lines += [self._line(ref, size, width, part) for ref in self._marks]
             for note in self._notes:
                 lines.append(Text())
@@ -49,7 +51,7 @@ class MarkedPage(PageScreen):
         return build
 
     def _line(self, ref: FeatureRef, size: int, width: int, part: Part) -> Text:
-        line = Text(f"  {fit(str(ref), size)}  ", part("accent"))
+        line = Text(f"  {fit(visible(str(ref)), size)}  ", part("accent"))
         room = max(width - size - 4, 0)
         if said := self._called(ref):
             line.append(shortened(said, room), Style())

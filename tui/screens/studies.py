@@ -81,7 +81,7 @@ class StudyList(LineList):
         room = max(width - size - cell_len(how) - 7, 8)
         return [
             mark,
-            Segment(fit(result.study, size), self.style_of("accent")),
+            Segment(fit(visible(result.study), size), self.style_of("accent")),
             Segment("  " + fit(visible(result.title), room) + "  "),
             Segment(how + " ", self.style_of("accent") if growing else dim),
         ]
@@ -230,8 +230,7 @@ class StudiesPage(ModalScreen[None], Following):
             self._open_form(entry[0])
 
     def action_stop(self) -> None:
-        self.say("stopped" if self._control.under_way() else "nothing runs")
-        self._control.stop()
+        self.say(self._control.stop() or "nothing runs")
 
     def action_delete(self) -> None:
         entry = self.list.current

@@ -148,6 +148,7 @@ class StudyForm(ModalScreen[bool], Following):
         self.detail.styles.height = _DETAIL + 1
         self.line.display = True
         self.line.focus()
+        self.watch(self.list, "scroll_y", self._place, init=False)  # the wheel moves lines, and not the cursor
         self.call_after_refresh(self._place)
         self._enter()
 
@@ -225,7 +226,9 @@ class StudyForm(ModalScreen[bool], Following):
 
     @on(Input.Changed, "#study-field")
     def _typed(self, event: Input.Changed) -> None:
+        """What is typed is seen, also where the wheel had moved its line off the screen."""
         event.stop()
+        self.list.reveal()
 
     def _keep(self) -> None:
         """What stands in the field is the setting's text."""

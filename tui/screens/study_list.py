@@ -13,7 +13,7 @@ from engine.protocol import FeatureRef, FeatureSet
 from tui.panes.card import Part
 from tui.screens.marked import MarkedPage
 from tui.state import State
-from tui.text import counted, fit, signed, visible
+from tui.text import cell_len, counted, fit, signed, visible
 from tui.widgets.bar import shortened
 from tui.widgets.line_list import PageList
 from tui.widgets.lines import Build
@@ -30,15 +30,19 @@ class SetList(PageList):
         self.chosen = FeatureSet("", ())
         self.marked: frozenset[FeatureRef] = frozenset()
         self.labels: Mapping[str, str] = {}
+        self._longest = 0
 
     def show(self, chosen: FeatureSet, state: State) -> None:
-        """Show a set; the cursor stays where it is the same one."""
+        """Show a set; where it is the same one, grown, the cursor stays on its feature, wherever that is now."""
+        current, row = self.current, self.cursor
         if chosen.name != self.chosen.name:
             self.scroll_home(animate=False)
-            self.cursor = 0
+            current, row = None, 0
         self.chosen, self.marked, self.labels = chosen, frozenset(state.marks), state.labels
         self.empty = " This set is empty."
+        self._longest = max((cell_len(visible(str(feature))) for feature in self.features), default=0)
         self.rows_changed()
+        self.show_cursor(self.features.index(current) if current in self.features else row)
 
     @property
     def row_count(self) -> int:
@@ -64,13 +68,13 @@ class SetList(PageList):
 
     def draw_row(self, row: int, width: int) -> list[Segment]:
         member = self.chosen.members[row]
-        size = min(max(len(str(m.feature)) for m in self.chosen.members), max(width // 2, 12))
+        size = min(self._longest, max(width // 2, 12))
         effect = "" if member.effect is None else signed(member.effect)
         said = shortened(visible(self.labels.get(str(member.feature), "")), max(width - size - 15, 0))
         return [
             Segment("▌" if self.is_marked(row) else " ", self.style_of("accent")),
             Segment("● " if member.feature in self.marked else "  ", self.style_of("accent")),
-            Segment(fit(str(member.feature), size)),
+            Segment(fit(visible(str(member.feature)), size)),
             Segment(f"{effect:>9}  ", Style(bold=True)),
             Segment(said, self.style_of("dim")),
         ]
@@ -80,6 +84,25 @@ class MarkedTable(TableView):
     """A table whose lines show which features are marked."""
 
     marked: frozenset[FeatureRef] = frozenset()
+
+    @property
+    def about(self) -> str:
+        """Which line of how many, whether there would be more, and what the column is that rows are sorted by."""
+        table, lines = self._table, self.row_count
+        if table is None or not lines:
+            return ""
+        place = f"row {self.place}"
+        if table.total is not None and table.total > lines:
+            place += f": only {lines:,} of {table.total:,} rows are here"
+        if self._sorted is None:
+            return f"{place} · < > sort by a column and say what it is"
+        column = table.columns[self._sorted]
+        return f"{place} · sorted by {column.name}{f': {column.help}' if column.help else ''}"
+
+    def sort_by(self, column: int | None, falling: bool | None = None) -> None:
+        """As any table, and the page hears of it."""
+        super().sort_by(column, falling)
+        self.post_message(self.Moved(self, self.cursor))
 
     def draw_row(self, row: int, width: int) -> list[Segment]:
         first, *others = super().draw_row(row, width)

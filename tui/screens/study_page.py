@@ -21,12 +21,13 @@ from tui.screens.page import HelpPage
 from tui.screens.study_list import MarkedTable, SetList
 from tui.state import State
 from tui.study_control import StudyControl
-from tui.study_sections import Section, sections_of, tabs
+from tui.study_sections import FIGURES, Section, SectionKey, place_of, sections_of, tabs
 from tui.study_words import clock, overview, state_words
 from tui.text import visible, wrapped
-from tui.widgets.bar import Bar
+from tui.widgets.bar import Bar, shortened
 from tui.widgets.frames import Column
 from tui.widgets.line_list import LineList
+from tui.widgets.lines import Lines
 from tui.widgets.plot_view import PlotView
 from tui.widgets.table_view import TableView
 
@@ -41,6 +42,7 @@ class StudyPage(ModalScreen[None], Following):
     StudyPage { background: $background; }
     StudyPage #page-title, StudyPage #page-keys { background: $panel; }
     StudyPage #study-body { height: 1fr; }
+    StudyPage #study-below { border-top: solid $rule; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("study")]
 
@@ -49,19 +51,25 @@ class StudyPage(ModalScreen[None], Following):
         self._control = control
         self.record = record
         self._sections: tuple[Section, ...] = ()
-        self._at = control.sections.get(record.at, 0) if record is not None else 0
+        self._key: SectionKey = FIGURES.key if record is None else control.sections.get(_id(record), FIGURES.key)
+        """The section that shows; it keeps its name while others come before it."""
+        self._at = 0
+        self._below_lines = 0
         self._said = ""
 
     def compose(self) -> ComposeResult:
         self.heading, self.tabs, self.keys = Bar(id="page-title"), Bar(id="page-tabs"), Bar(id="page-keys")
         self.figures, self.plot = CardPage(id="study-figures"), PlotView(id="study-plot")
         self.table, self.set = MarkedTable(id="study-table"), SetList(id="study-set")
+        self.below = Lines(id="study-below")
+        self.below.can_focus = self.below.display = False
         yield self.heading
         yield self.tabs
         with Column(id="study-body"):
             for widget in (self.figures, self.plot, self.table, self.set):
                 widget.display = widget is self.figures
                 yield widget
+        yield self.below
         yield self.keys
 
     def on_mount(self) -> None:
@@ -74,6 +82,8 @@ class StudyPage(ModalScreen[None], Following):
         cast("TypingAhead", self.app).take_keys()
 
     def on_resize(self) -> None:
+        self._below_lines = 0
+        self._show_below()
         self._show_bars()
 
     # --- showing ------------------------------------------------------------------------------------------------
@@ -96,7 +106,7 @@ class StudyPage(ModalScreen[None], Following):
             self.record = study_reducer.successor(state, self.record) or self.record
         if self.record is not None:
             self._sections = sections_of(self.record.result)
-            self._at = min(self._at, len(self._sections) - 1)
+            self._at = place_of(self._sections, self._key, self._at)
             self._show_section(state)
         else:
             self._wait(state)
@@ -134,6 +144,28 @@ class StudyPage(ModalScreen[None], Following):
             widget.display = widget is shown
         if self.focused is not shown:
             self.set_focus(shown)
+        self._show_below()
+
+    def _show_below(self) -> None:
+        """Under a table: which row it is, what the rows are sorted by, and the whole row, however long its cells.
+
+        There are as many lines as a row of this table has needed so far: the table does not jump as the cursor moves.
+        """
+        table, width = self.table, max(self.app.size.width - 2, 20)
+        about = table.about if self._widget is table else ""
+        self.below.display = bool(about)
+        if not about:
+            return
+        most = max(self.app.size.height // 2, 2)
+        lines = [*wrapped(about, width), *wrapped(table.detail, width)]
+        if len(lines) > most:
+            lines = [*lines[: most - 1], shortened(f"{lines[most - 1]} …", width - 1)]
+        if len(lines) > self._below_lines:
+            self._below_lines = len(lines)
+            self.below.styles.height = len(lines) + 1  # and the rule above
+            self.call_after_refresh(table.reveal)
+        dim = self.heading.style_of("dim")
+        self.below.show(lambda width: [Text(f" {line}", dim) for line in lines])
 
     @property
     def _widget(self) -> CardPage | PlotView | TableView | SetList:
@@ -154,10 +186,10 @@ class StudyPage(ModalScreen[None], Following):
             right = Text(f"{state_words(self.record.result, False)} · {clock(self.record.at)} ", dim)
         else:
             right = Text()
-        name = self.record.result.study if self.record is not None else state.study.asked
+        name = visible(self.record.result.study) if self.record is not None else state.study.asked
         title = f" · {visible(self.record.result.title)}" if self.record is not None else ""
         bar.show(Text.assemble((f" {name}", Style(bold=True)), title), right)
-        sections = self._sections or (Section("figures", 0, "figures"),)
+        sections = self._sections or (FIGURES,)
         width = self.app.size.width
         self.tabs.show(tabs(sections, self._at, width - 1, dim, bar.style_of("accent")))
         self.keys.show(Text(f" {self._said}") if self._said else Text(f" {self._hints()}", dim))
@@ -193,13 +225,15 @@ class StudyPage(ModalScreen[None], Following):
             self._go(int(event.character) - 1)
 
     def _go(self, place: int) -> None:
-        self._at, self._said = place, ""
+        self._at, self._said, self._below_lines = place, "", 0
+        self._key = (self._sections[place] if self._sections else FIGURES).key
         if self.record is not None:
-            self._control.sections[self.record.at] = place
+            self._control.sections[_id(self.record)] = self._key
             self._show_section(self._control.state)
         self._show_bars()
 
     def on_line_list_moved(self) -> None:
+        self._show_below()
         self.say("")
 
     def on_plot_view_moved(self) -> None:
@@ -286,9 +320,11 @@ class StudyPage(ModalScreen[None], Following):
             self.show(self._control.state)
 
     def action_stop(self) -> None:
-        task = self._control.under_way()
-        self._control.stop()
-        self.say("stopped; what was found is kept" if task else "nothing runs")
+        running = self._control.under_way()
+        if running and self.record is not None and self.record is not self._control.state.study.growing:
+            self.say(f"This study has ended. The {running} study is under way; e on the list of studies ends it.")
+        else:
+            self.say(self._control.stop() or "Nothing runs.")
 
     def action_delete(self) -> None:
         if self.record is not None and self._control.delete(self.record):
@@ -302,14 +338,9 @@ class StudyPage(ModalScreen[None], Following):
     def action_leave(self) -> None:
         self.dismiss(None)
 
-    def action_move(self, step: int) -> None:
-        self._widget.move(step)
 
-    def action_page(self, step: int) -> None:
-        self._widget.page(step)
-
-    def action_end(self, end: bool) -> None:
-        self._widget.move_to_end(end)
+def _id(record: StudyRecord) -> tuple[str, str]:
+    return record.at, record.result.study
 
 
 def _said(fault: EngineFault) -> str:

@@ -6,6 +6,7 @@ import itertools
 from typing import ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
@@ -83,11 +84,6 @@ class PlotView(Paper):
         self._picture = picture(view, table, self._picture)
         self._redraw()
 
-    def clear(self) -> None:
-        """Draw nothing."""
-        self._picture = None
-        self._redraw()
-
     @property
     def _paint(self) -> Paint:
         theme = self.app.current_theme
@@ -158,6 +154,28 @@ class PlotView(Paper):
     def _moved(self) -> None:
         self._redraw()
         self.post_message(self.Moved(self, self.row, self.current))
+
+    def on_click(self, event: events.Click) -> None:
+        """The cursor goes to what is nearest to the mouse."""
+        if self._picture and self._picture.click(event.x, event.y):
+            self._moved()
+
+    def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel(event, -1)
+
+    def _on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, 1)
+
+    def _wheel(self, event: events.MouseEvent, step: int) -> None:
+        """Nothing here scrolls: points are zoomed, rows are gone through."""
+        event.stop()
+        event.prevent_default()
+        before = self.row
+        if self._picture and self._picture.wheel(step):
+            if self.row == before:
+                self._redraw()
+            else:
+                self._moved()
 
     def page(self, step: int) -> None:
         """So many rows as are on screen."""

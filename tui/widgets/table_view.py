@@ -11,6 +11,7 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from engine.protocol import Cell, Column, FeatureRef, Table
+from tui.plots.rows import same_row
 from tui.plots.words import NUMBERS, cell_words, feature_in, feature_place
 from tui.text import cell_len, fit, visible
 from tui.widgets.line_list import LineList
@@ -49,19 +50,28 @@ class TableView(LineList):
     # --- what is shown ------------------------------------------------------------------------------------------
 
     def show(self, table: Table) -> None:
-        """Show a table; sort order and cursor stay where it is the same one, grown."""
+        """Show a table; where it is the same one, grown, the order stays and the cursor stays on what it was on."""
         before = self._table
         row = self.table_row(self.cursor) if before and before.rows else 0
         self._table = table
         self._feature = feature_place(table)
         self._widths = _widths(table)
         same = before is not None and (before.name, before.columns) == (table.name, table.columns)
-        if not same:
+        if before is not None and same:
+            row = self._found(before, row)
+        else:
             self._sorted, self._falling, self._first, row = None, True, 0, 0
         self._sort()
         self.empty = "The table has no rows."
         self.rows_changed()
         self.show_cursor(self._line_of(row) if table.rows else 0)
+
+    def _found(self, before: Table, row: int) -> int:
+        """A row of the table as it was, in the table as it is; its number where it is gone."""
+        assert self._table is not None
+        name = None if self._feature is None else self._table.columns[self._feature].name
+        found = same_row(before, row, self._table, name)
+        return max(min(row, len(self._table.rows) - 1), 0) if found is None else found
 
     def _line_of(self, row: int) -> int:
         return self._order.index(row) if row < len(self._order) else 0
@@ -135,7 +145,7 @@ class TableView(LineList):
         for n, size in laid:
             name = visible(self._table.columns[n].name)
             if n == self._sorted:
-                name = f"{'▼' if self._falling else '▲'}{name}"
+                name = f"{self._arrow}{name}"
             parts.append(fit(name, size, right=self._is_number(n)) + "  ")
         return [Segment(_ended(fit("".join(parts), width), width, more))]
 
@@ -195,6 +205,18 @@ class TableView(LineList):
         total = self._table.total
         more = f" of {total:,}" if total is not None and total > len(self._order) else ""
         return f"{self.cursor + 1:,}/{len(self._order):,}{more}"
+
+    @property
+    def help_of_sorted(self) -> str:
+        """What the column is by which rows are sorted: `▼name: …`; "" in the order of the table, or without a help."""
+        if self._table is None or self._sorted is None:
+            return ""
+        column = self._table.columns[self._sorted]
+        return f"{self._arrow}{visible(column.name)}: {visible(column.help)}" if column.help else ""
+
+    @property
+    def _arrow(self) -> str:
+        return "▼" if self._falling else "▲"
 
     @property
     def hints(self) -> str:
