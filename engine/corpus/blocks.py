@@ -12,13 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from engine.corpus.text import Stretch, contexts_of, first_ids
+from engine.corpus import dataset
+from engine.corpus.text import LeftOut, Stretch, contexts_of, first_ids
+from engine.job import Job
 from engine.opening import OpenSet
 from engine.training.corpus import Document
 
 DOCUMENTS = 64
 CHARACTERS = 1 << 18
 """A block ends when it has so many documents or characters."""
+
+CONTEXTS_AHEAD = 64
+"""Contexts that may wait where they come one by one."""
+_PATIENCE = 0.05
+"""Seconds between two looks at whether the work was cancelled."""
 
 T = TypeVar("T")
 
@@ -32,6 +39,7 @@ class Block:
         documents: how many documents it is.
         end: the number of the document after it.
         passed: tokens of it and all blocks before it, BOS apart; 0 where they are not limited.
+        left_out: what of it is in no context.
     """
 
     number: int
@@ -39,6 +47,7 @@ class Block:
     end: int
     passed: int
     contexts: list[Stretch]
+    left_out: LeftOut
 
 
 def blocks_of(
@@ -61,17 +70,18 @@ def blocks_of(
     for group in _groups(documents):
         mine = number % share[1] == share[0]
         contexts: list[Stretch] = []
+        left_out = LeftOut()
         if mine or tokens is not None:
             left = None if tokens is None else tokens - passed
             if left is not None and left <= 0:
                 return
-            contexts = list(contexts_of(opened, group, length, left))
+            contexts = list(contexts_of(opened, group, length, left, left_out))
             if tokens is not None:
                 passed += sum(len(c.ids) - bos for c in contexts)
         if mine:
             moved = [Stretch(c.source, c.document + document, c.ids, c.start) for c in contexts]
             moved.sort(key=lambda c: -len(c.ids))
-            yield Block(number, len(group), document + len(group), passed, moved)
+            yield Block(number, len(group), document + len(group), passed, moved, left_out)
         number += 1
         document += len(group)
 
@@ -89,8 +99,14 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield group
 
 
-def ahead(items: Iterator[T], room: int = 2) -> Iterator[T]:
-    """The same items, made in a thread of their own while those before them are used."""
+def ahead(items: Iterable[T], job: Job, room: int = 2) -> Iterator[T]:
+    """The same items, made in a thread of their own while those before them are used; at most `room` wait.
+
+    While the next one is awaited the job rests: text that comes slowly, or not at all, keeps nobody waiting.
+
+    Raises:
+        Cancelled: the job was cancelled; processes that were read from are ended.
+    """
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(room)
     stopped = threading.Event()
 
@@ -115,10 +131,15 @@ def ahead(items: Iterator[T], room: int = 2) -> Iterator[T]:
             if hasattr(items, "close"):
                 items.close()
 
-    threading.Thread(target=make, daemon=True, name="text").start()
+    thread = threading.Thread(target=make, daemon=True, name="text")
+    thread.start()
     try:
         while True:
-            item, error = made.get()
+            try:
+                item, error = made.get(timeout=_PATIENCE)
+            except queue.Empty:
+                job.rest()
+                continue
             if isinstance(error, StopIteration):
                 return
             if error is not None:
@@ -127,3 +148,4 @@ def ahead(items: Iterator[T], room: int = 2) -> Iterator[T]:
             yield item
     finally:
         stopped.set()
+        dataset.end_those_of(thread)

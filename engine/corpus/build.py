@@ -10,12 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
+from engine import paths
 from engine.corpus.blocks import Block, ahead, blocks_of
 from engine.corpus.part import IndexPart, merge
+from engine.corpus.pinning import indexes_like, pinned
 from engine.corpus.reading import Batch, read_batches
-from engine.corpus.stored import SHARDS, STATE, Indexed, Manifest, Progress, StateFile, settle_in, write_state
+from engine.corpus.stored import (
+    MANIFEST,
+    SHARDS,
+    STATE,
+    Indexed,
+    Manifest,
+    Progress,
+    StateFile,
+    alone,
+    check_free,
+    read_manifest,
+    settle_in,
+    write_state,
+)
 from engine.corpus.text import documents_of, identity_of
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
@@ -26,7 +40,8 @@ from engine.opening import OpenSet
 KEPT_EVERY = 30.0
 """Seconds of reading that a kill may cost; more where keeping takes so long that it would be noticed."""
 _SHARE_OF_TIME = 50
-_LOCK = ".lock"
+_PATIENCE = 5.0
+"""Seconds to wait for who has a folder only to settle in or to find that shards are missing."""
 
 Told = Callable[[IndexPart, Progress], None]
 """Hears how far the index is, after every batch."""
@@ -37,6 +52,7 @@ class Plan:
     """An index that is to be built."""
 
     text: tuple[str, ...]
+    """Paths are absolute, data sets of the hub at one commit: another process reads the same."""
     manifest: Manifest
 
     @property
@@ -54,8 +70,17 @@ def plan_of(
     contexts: int,
     rows: int,
     shards: int = 1,
+    folder: Path | None = None,
 ) -> Plan:
-    """What is to be read by what, with everything that decides the result."""
+    """What is to be read by what, with everything that decides the result.
+
+    A data set without a commit is read at the one that the index in `folder` was begun with, or that of an index in
+    the user's place with these settings; today's where there is none.
+
+    Raises:
+        BadRequest: text that is not there.
+        DownloadFailed: the hub has to be asked and cannot be reached.
+    """
     info = opened.info()
     manifest = Manifest(
         model=info.name,
@@ -64,14 +89,19 @@ def plan_of(
         bos=info.bos,
         folded=opened.folded,
         dictionaries={d.source: Indexed(d.sha256, d.site.hook, d.d_sae, d.signed) for d in dictionaries},
-        text=identity_of(text),
+        text=(),
         tokens=tokens,
         context=min(context, opened.model.context),
         contexts=contexts,
         rows=rows,
         shards=shards,
     )
-    return Plan(text, manifest)
+    if folder is None:
+        known = [like.text for _, like in indexes_like(manifest, paths.data_dir() / "indexes")]
+    else:
+        known = [read_manifest(folder).text] if (folder / MANIFEST).is_file() else []
+    text = pinned(text, known)
+    return Plan(text, msgspec.structs.replace(manifest, text=identity_of(text)))
 
 
 def build(opened: OpenSet, plan: Plan, folder: Path, job: Job, told: Told, shard: int | None = None) -> bool:
@@ -84,15 +114,22 @@ def build(opened: OpenSet, plan: Plan, folder: Path, job: Job, told: Told, shard
         BadRequest: the folder holds another index, or somebody is building this one.
         Cancelled, KeyboardInterrupt: what was read until then is kept.
     """
-    settle_in(folder, plan.manifest)
     if plan.shards == 1:
         return build_share(opened, plan, folder, job, told).finished
+    settle(folder, plan)
     if (folder / STATE).is_file():
         told(*read_part(plan, folder, opened))
         return True
     for number in range(plan.shards) if shard is None else (shard,):
         build_share(opened, plan, shard_folder(folder, number), job, told, number)
     return merge_shards(opened, plan, folder, told)
+
+
+def settle(folder: Path, plan: Plan) -> None:
+    """Make a folder that of an index in shards, before any of them is read. Raises BadRequest: it is not free."""
+    check_free(folder)
+    with alone(folder, _PATIENCE):
+        settle_in(folder, plan.manifest)
 
 
 def shard_folder(folder: Path, number: int) -> Path:
@@ -102,8 +139,11 @@ def shard_folder(folder: Path, number: int) -> Path:
 
 def build_share(opened: OpenSet, plan: Plan, folder: Path, job: Job, told: Told, number: int = 0) -> Progress:
     """Read one shard (the whole text where there is one) into a folder of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    if plan.shards == 1:
+        check_free(folder)
+    with alone(folder):
+        if plan.shards == 1:
+            settle_in(folder, plan.manifest)
         part, progress = read_part(plan, folder, opened)
         if progress.finished:
             told(part, progress)
@@ -134,7 +174,10 @@ def build_share(opened: OpenSet, plan: Plan, folder: Path, job: Job, told: Told,
 
 def merge_shards(opened: OpenSet, plan: Plan, folder: Path, told: Told) -> bool:
     """Make one index of all shards; False where one of them is not whole yet."""
-    with _alone(folder):
+    with alone(folder, _PATIENCE):
+        if (folder / STATE).is_file():  # another process came first
+            told(*read_part(plan, folder, opened))
+            return True
         files = [shard_folder(folder, number) / STATE for number in range(plan.shards)]
         if not all(file.is_file() and StateFile(file).progress.finished for file in files):
             return False
@@ -159,6 +202,8 @@ def together(one: Progress, other: Progress) -> Progress:
         documents=one.documents + other.documents,
         blocks=max(one.blocks, other.blocks),
         document=max(one.document, other.document),
+        left_out=one.left_out + other.left_out,
+        left_documents=one.left_documents + other.left_documents,
         seconds=one.seconds + other.seconds,
         finished=True,
     )
@@ -255,30 +300,16 @@ def _batches(
     )
     done = progress.batches
     documents = progress.documents
-    for block in ahead(blocks):
+    for block in ahead(blocks, job):
         left = block.contexts[done * manifest.rows :]
         for batch in read_batches(opened.model, dictionaries, left, job, manifest.rows):
             done += 1
             yield batch, msgspec.structs.replace(progress, batches=done, documents=documents)
         documents += block.documents
         progress = msgspec.structs.replace(
-            progress, blocks=block.number + 1, batches=0, document=block.end, passed=block.passed, documents=documents
-        )
+            progress, blocks=block.number + 1, batches=0, document=block.end, passed=block.passed, documents=documents,
+            left_out=progress.left_out + block.left_out.tokens,
+            left_documents=progress.left_documents + block.left_out.documents,
+        )  # fmt: skip
         done = 0
         yield None, progress
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process from building in the same folder; a lock ends with its process, however that ends."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BadRequest(
-            f"The index in {folder} is being built by another process.", "Wait for it, or give another --folder."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

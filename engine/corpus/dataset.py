@@ -7,11 +7,14 @@ unpacking go on while the model computes, and it can be ended at any moment.
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,6 +23,9 @@ from engine.hub.fetch import environment
 from engine.training.corpus import Document
 
 SCHEME = "hf://"
+_COMMIT = re.compile("[0-9a-f]{40}")
+_RUNNING: WeakKeyDictionary[threading.Thread, list[subprocess.Popen[bytes]]] = WeakKeyDictionary()
+"""The processes that are read from, by the thread that reads."""
 
 
 class DataSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +80,13 @@ def data_set(text: str) -> DataSet:
 
 
 def revision_of(chosen: DataSet) -> str:
-    """The commit that the hub would give now.
+    """The commit that the hub would give now; without asking where it is named.
 
     Raises:
         DownloadFailed: the hub cannot be reached or has no such data set.
     """
+    if chosen.revision is not None and _COMMIT.fullmatch(chosen.revision):
+        return chosen.revision
     with _asking(chosen, "revision") as lines:
         return next(lines).revision or ""
 
@@ -106,11 +114,20 @@ def _asking(chosen: DataSet, what: str) -> Iterator[Iterator[Line]]:
         start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
+        own = _RUNNING.setdefault(threading.current_thread(), [])
+        own.append(process)
         try:
             yield _heard(process, msgspec.json.Decoder(Line))
         finally:
+            own.remove(process)
             process.kill()
             process.stdout.close()
+
+
+def end_those_of(thread: threading.Thread) -> None:
+    """End the processes that a thread reads from: what it waits for there comes to an end at once."""
+    for process in list(_RUNNING.get(thread, ())):
+        process.kill()
 
 
 def _heard(process: subprocess.Popen[bytes], decoder: msgspec.json.Decoder[Line]) -> Iterator[Line]:

@@ -27,7 +27,10 @@ def main() -> None:
         if sys.argv[2] == "revision":
             say(Line(revision=revision))
         else:
-            for row in _rows(chosen, revision or None, int(sys.argv[2])):
+            skip = int(sys.argv[2])
+            for number, row in enumerate(_rows(chosen, revision or None, skip), skip):
+                if not number and chosen.field not in row:  # of some formats columns are not known before
+                    raise _Asked(f"{chosen.title} has no field {chosen.field!r}.", f"There are {', '.join(row)}.")
                 say(_document(row, chosen))
             say(Line(end=True))
     except BrokenPipeError:
@@ -54,7 +57,19 @@ def _rows(chosen: DataSet, revision: str | None, skip: int) -> Any:
     )
     if found.column_names is not None and chosen.field not in found.column_names:
         raise _Asked(f"{chosen.title} has no field {chosen.field!r}.", f"There are {', '.join(found.column_names)}.")
+    if found.features is not None and not _may_be_text(found.features[chosen.field]):
+        text = [name for name, feature in found.features.items() if _may_be_text(feature)]
+        raise _no_text(chosen, f"Text are {', '.join(text)}." if text else "Give another data set.")
     return found.skip(skip) if skip else found
+
+
+def _may_be_text(feature: Any) -> bool:
+    """Whether a column holds strings; one of which nothing but empty rows was seen may."""
+    return getattr(feature, "dtype", None) in ("string", "large_string", "string_view", "null")
+
+
+def _no_text(chosen: DataSet, remedy: str) -> _Asked:
+    return _Asked(f"Field {chosen.field!r} of {chosen.title} is no text.", remedy)
 
 
 class _Asked(Exception):
@@ -63,8 +78,10 @@ class _Asked(Exception):
 
 def _document(row: dict[str, Any], chosen: DataSet) -> Line:
     text = row.get(chosen.field)
+    if text is None:  # an empty row keeps its number
+        text = ""
     if not isinstance(text, str):
-        raise _Asked(f"Field {chosen.field!r} of {chosen.title} is no text.", "Give another with ?field=NAME.")
+        raise _no_text(chosen, "Give another with ?field=NAME.")
     source = row.get("source")
     return Line(source=source if isinstance(source, str) and source else chosen.title, text=text)
 

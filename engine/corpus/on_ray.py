@@ -6,17 +6,20 @@ them need the text, the model, the dictionaries and the index's folder under the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
+from engine.corpus.pinning import check_same_text
 from engine.errors import BadRequest, Cancelled, SaescopeError
 from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.requests import Open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from engine.corpus.build import Plan
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """In place of an address: a cluster of this machine alone, for as long as it takes."""
 
+_PATIENCE = 0.1
+"""Seconds between two looks at whether the work was cancelled."""
 _TALKATIVE = ("ray", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
 
 
@@ -44,6 +49,7 @@ def opening_of(opened: OpenSet) -> Open:
         id=1,
         model=str(opened.model.folder.resolve()),
         dictionaries=tuple(str(place.path.resolve()) for place in places if place is not None),
+        device=opened.model.device.type,  # which of several a worker has is up to Ray
         dtype=str(opened.model.dtype).removeprefix("torch."),
         bos={True: "on", False: "off", None: "auto"}[opened.bos],  # type: ignore[arg-type]
         fold=opened.folded,
@@ -64,6 +70,7 @@ class Reader:
             self._opened.sha256 != plan.manifest.model_sha256
         ):
             raise RuntimeError("A worker has another model or other dictionaries under these paths.")
+        check_same_text(plan.text, plan.manifest.text)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         from engine.corpus.build import build_share, shard_folder
@@ -77,11 +84,18 @@ class Reader:
 
 
 def read_shards(
-    opened: OpenSet, plan: Plan, folder: Path, address: str, workers: int | None, told: Callable[[int, int], None]
+    opened: OpenSet,
+    plan: Plan,
+    folder: Path,
+    address: str,
+    workers: int | None,
+    job: Job,
+    told: Callable[[int, int], None],
 ) -> None:
-    """Have all shards read; `told` hears of each that is done how many there are and their tokens.
+    """Have all shards read; `told` hears of each that is done how many there are and its tokens.
 
     Raises:
+        Cancelled: at any moment; workers are ended, and what they kept is there.
         BadRequest: Ray is not installed, or there is no such cluster.
         SaescopeError: a worker failed; what is read is kept, and the next call goes on from there.
     """
@@ -92,19 +106,23 @@ def read_shards(
         gpus = int(ray.cluster_resources().get("GPU", 0)) if opened.model.device.type == "cuda" else 0
         cpus = int(ray.cluster_resources().get("CPU", 1))
         count = min(workers or gpus or max(1, cpus - 1), plan.shards)  # one is for what hands out the shards
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        read = ray.data.range(plan.shards, override_num_blocks=plan.shards).map_batches(
-            Reader,
-            fn_constructor_args=(opening, plan, folder, 1 if not gpus else (os.cpu_count() or 1)),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=count),
-            num_gpus=1 if gpus else None,
-            num_cpus=None if gpus else 1,
-        )
-        for done, row in enumerate(read.iter_rows(), 1):
-            told(done, int(row["tokens"]))
+        driver = ray.remote(num_cpus=0, max_retries=0)(_drive).options(num_returns="streaming")
+        rows = driver.remote(opening, plan, folder, count, bool(gpus))
+        done = 0
+        while True:
+            with contextlib.redirect_stdout(sys.stderr):  # where Ray says what a worker met: results go to the other
+                if ray.wait([rows], timeout=_PATIENCE)[0]:
+                    try:
+                        tokens = ray.get(next(rows))
+                    except StopIteration:
+                        return
+                else:
+                    tokens = None
+            if tokens is None:
+                job.rest()
+                continue
+            done += 1
+            told(done, int(tokens))
     except (SaescopeError, Cancelled, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a worker or the cluster met, wrapped by Ray
@@ -114,6 +132,25 @@ def read_shards(
         ) from error
     finally:
         ray.shutdown()
+
+
+def _drive(opening: Open, plan: Plan, folder: Path, count: int, on_gpus: bool) -> Iterator[int]:
+    """The tokens of every shard as it is done. A task on the cluster: here the work could not be left at any moment."""
+    import ray.data
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    read = ray.data.range(plan.shards, override_num_blocks=plan.shards).map_batches(
+        Reader,
+        fn_constructor_args=(opening, plan, folder, 1 if not on_gpus else (os.cpu_count() or 1)),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        num_gpus=1 if on_gpus else None,
+        num_cpus=None if on_gpus else 1,
+    )
+    for row in read.iter_rows():
+        yield int(row["tokens"])
 
 
 def _ray() -> Any:

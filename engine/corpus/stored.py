@@ -6,13 +6,15 @@ Both are written beside their place and then renamed: whoever reads, or comes af
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -21,6 +23,7 @@ from engine.errors import BadRequest
 
 MANIFEST, STATE, SHARDS = "manifest.json", "state.safetensors", "shards"
 VERSION = 1
+_LOCK = ".lock"
 
 
 class Indexed(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an index is."""
+    """How far an index is; what is of text is of text that lies behind."""
 
     tokens: int = 0
     contexts: int = 0
@@ -65,6 +68,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of blocks that lie behind, where their number is limited."""
     document: int = 0
     """Documents that lie behind."""
+    left_out: int = 0
+    """Tokens in stretches too short to be read."""
+    left_documents: int = 0
+    """Documents of which nothing else was there."""
     seconds: float = 0.0
     """Spent reading."""
     finished: bool = False
@@ -94,31 +101,69 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def settle_in(folder: Path, manifest: Manifest) -> None:
-    """Make a folder that of this index, or find that it is already.
+    """Make a folder that of this index, or find that it is already; only for who holds its lock (`alone`).
 
     Raises:
         BadRequest: it holds another index, something else, or cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).is_file():
-            if (folder / STATE).is_file() or (folder / SHARDS).is_dir():
-                _check_same(folder, read_manifest(folder), manifest)
-                return
-        elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise BadRequest(f"{folder} holds other things than an index.", "Give an empty or a new --folder.")
+        if (folder / MANIFEST).is_file() and ((folder / STATE).is_file() or (folder / SHARDS).is_dir()):
+            _check_same(folder, read_manifest(folder), manifest)
+            return
+        check_free(folder)
         write_atomically(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        if manifest.shards > 1:  # from now on it is this index's, though no shard has begun
+            (folder / SHARDS).mkdir()
     except OSError as error:
         raise BadRequest(f"{folder} cannot be written: {error.strerror}.", "Give another --folder.") from None
 
 
+def check_free(folder: Path) -> None:
+    """Find that nothing but an index is in a folder, before anything is put there.
+
+    Raises:
+        BadRequest: it holds something else.
+    """
+    if (folder / MANIFEST).is_file() or not folder.is_dir():
+        return
+    if any(not entry.name.startswith((".", MANIFEST)) for entry in folder.iterdir()):
+        raise BadRequest(f"{folder} holds other things than an index.", "Give an empty or a new --folder.")
+
+
+@contextmanager
+def alone(folder: Path, seconds: float = 0) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made; a lock ends with its process, however that ends.
+
+    Raises:
+        BadRequest: somebody has it, `seconds` later still, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise BadRequest(
+            f"The index in {folder} is being built by another process.", "Wait for it, or give another --folder."
+        ) from None
+    except OSError as error:
+        raise BadRequest(f"{folder} cannot be written: {error.strerror}.", "Give another --folder.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _check_same(folder: Path, old: Manifest, new: Manifest) -> None:
     different = [words for field, words in _WORDS.items() if getattr(old, field) != getattr(new, field)]
-    if different:
-        raise BadRequest(
-            f"The index in {folder} was made with {', '.join(different)}.",
-            "Give the settings it was made with, or another --folder.",
+    if not different:
+        return
+    remedy = "Give the settings it was made with, or another --folder."
+    _, mark, revision = next((e for e in old.text if " revision=" in e), "").rpartition(" revision=")
+    if mark and old.text != new.text:
+        remedy = (
+            f"Add ?revision={revision} to --text, where it was read from the same data set, or give another --folder."
         )
+    raise BadRequest(f"The index in {folder} was made with {', '.join(different)}.", remedy)
 
 
 def write_atomically(file: Path, data: bytes) -> None:

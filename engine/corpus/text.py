@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -36,6 +38,21 @@ class Stretch(Context, frozen=True):
     start: int = 0
 
 
+@dataclass
+class LeftOut:
+    """What was too short to be read: tokens in short stretches, and documents of which nothing is left."""
+
+    tokens: int = 0
+    documents: int = 0
+
+    def note(self) -> str | None:
+        """The same in one sentence; None where nothing was left out."""
+        if not self.tokens:
+            return None
+        whole = f", {self.documents:,} whole documents among them" if self.documents else ""
+        return f"Stretches of fewer than {SHORTEST} tokens are not read: {self.tokens:,} tokens were left out{whole}."
+
+
 def start_of(context: Context) -> int:
     """Where a context begins in its document; 0 where it does not know."""
     return context.start if isinstance(context, Stretch) else 0
@@ -53,6 +70,7 @@ def documents_of(text: tuple[str, ...], skip: int = 0) -> Iterator[Document]:
     if not text:
         yield from islice(read_text(None).documents, skip, None)
         return
+    text = placed(text)
     for name in text:
         if not _is_data_set(name) and not Path(name).is_file():
             raise BadRequest(
@@ -62,6 +80,22 @@ def documents_of(text: tuple[str, ...], skip: int = 0) -> Iterator[Document]:
         yield from dataset.documents(dataset.data_set(text[0]), skip)
         return
     yield from islice((document for name in text for document in _documents(name)), skip, None)
+
+
+def placed(text: tuple[str, ...]) -> tuple[str, ...]:
+    """The same text from wherever it is read: paths are absolute, and ~ is somebody's home."""
+    return tuple(map(_placed, text))
+
+
+def _placed(name: str) -> str:
+    if not name.strip():
+        raise BadRequest("A text has no name.", "Give files of text, .txt or .jsonl, a folder, or hf://OWNER/NAME.")
+    bare = name.removeprefix(dataset.SCHEME)
+    where, question, query = bare.partition("?") if bare != name else (bare, "", "")
+    path = os.path.abspath(os.path.expanduser(where))
+    if bare == name:
+        return path
+    return f"{dataset.SCHEME}{path}{question}{query}" if where and os.path.isdir(path) else name
 
 
 def _is_data_set(name: str) -> bool:
@@ -77,9 +111,12 @@ def _documents(name: str) -> Iterator[Document]:
     try:
         if kind.suffix == ".jsonl":
             for document in read_documents([path]):
-                if not isinstance(document.text, str):
+                if document.text is None:  # it keeps its number
+                    yield Document(document.source, "")
+                elif isinstance(document.text, str):
+                    yield document
+                else:
                     raise BadRequest(f"A `text` in {path} is no text.", 'Each line is {"text": "…", "source": "…"}.')
-                yield document
         else:
             for piece in _pieces(path):
                 yield Document(kind.stem, piece)
@@ -118,7 +155,7 @@ def name_of_text(text: tuple[str, ...]) -> str:
     """What a text is called in results."""
     if not text:
         return "the sample that ships with saescope"
-    names = [dataset.data_set(name).title if _is_data_set(name) else Path(name).name for name in text]
+    names = [dataset.data_set(name).title if _is_data_set(name) else Path(name).name for name in placed(text)]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -131,18 +168,23 @@ def identity_of(text: tuple[str, ...]) -> tuple[str, ...]:
     if not text:
         return (f"sample {sha256_of(SAMPLE)}",)
     found: list[str] = []
-    for name in text:
+    for name in placed(text):
         if not _is_data_set(name):
             found.append(_stamp(Path(name)))
             continue
         chosen = dataset.data_set(name)
-        what = f"split={chosen.split} field={chosen.field} config={chosen.config}"
         if chosen.is_local:
+            what = f"split={chosen.split} field={chosen.field} config={chosen.config}"
             files = sorted(p for p in Path(chosen.name).rglob("*") if p.is_file())
             found += [f"{Path(chosen.name).resolve()} {what}", *map(_stamp, files)]
         else:
-            found.append(f"hf://{chosen.name} {what} revision={dataset.revision_of(chosen)}")
+            found.append(f"{identity_before_revision(chosen)}{dataset.revision_of(chosen)}")
     return tuple(found)
+
+
+def identity_before_revision(chosen: dataset.DataSet) -> str:
+    """What tells a data set of the hub from another, but for the commit, which ends it."""
+    return f"hf://{chosen.name} split={chosen.split} field={chosen.field} config={chosen.config} revision="
 
 
 def _stamp(path: Path) -> str:
@@ -163,23 +205,31 @@ def first_ids(opened: OpenSet) -> np.ndarray:
 
 
 def contexts_of(
-    opened: OpenSet, documents: Iterable[Document], length: int, tokens: int | None = None
+    opened: OpenSet,
+    documents: Iterable[Document],
+    length: int,
+    tokens: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Stretch]:
     """Contexts of at most `length` tokens in reading order, each with BOS where prompts have it; in all about `tokens`.
 
-    The documents' numbers count from 0 in the order they come, documents without a context included.
+    The documents' numbers count from 0 in the order they come, documents without a context included. `left_out` counts
+    what is shorter than 16 tokens, or than there is room for, and so is in no context.
     """
+    missed = LeftOut() if left_out is None else left_out
     first = first_ids(opened)
     room = min(length, opened.model.context) - len(first)
     left = tokens
     for number, (document, ids) in enumerate(tokenised(opened, documents)):
         for start in range(0, len(ids), room):
+            if left is not None and left <= 0:
+                return
             piece = ids[start : start + room]
-            if len(piece) < SHORTEST:
+            if len(piece) < min(SHORTEST, room):
+                missed.tokens += len(piece)
+                missed.documents += len(piece) == len(ids)
                 continue
             if left is not None:
-                if left <= 0:
-                    return
                 left -= len(piece)
             yield Stretch(document.source, number, np.concatenate([first, piece]), start - len(first))
 

@@ -75,7 +75,8 @@ def build(
     most = min(len(pairs) * combinations, MOST)
     wanted = min(max(len(pairs), *map(len, lists)) if lists else len(pairs), most) if count is None else count
     if wanted > most:
-        dropped.append(f"{wanted:,} rows were asked for; these words make {most:,}.")
+        why = f"these words make {most:,}" if most < MOST else f"at most {MOST:,} are made at once"
+        dropped.append(f"{wanted:,} rows were asked for; {why}.")
         wanted = most
     order = draw.sample(range(combinations), min(combinations, wanted)) if draw else range(combinations)
     # all combinations come up once: after every common multiple of both lengths one side moves on by one

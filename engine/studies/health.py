@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from engine.corpus.text import contexts_of, documents_of, name_of_text
+from engine.corpus.blocks import CONTEXTS_AHEAD, ahead
+from engine.corpus.text import LeftOut, contexts_of, documents_of, name_of_text
 from engine.errors import BadRequest, Cancelled
 from engine.opening import OpenSet
 from engine.studies import health_state
@@ -46,21 +47,26 @@ class _Study:
         self.opened, self.settings, self.growing = opened, settings, growing
         self.dictionaries = chosen(opened, settings.sources)
         self.state: State = health_state.fresh(self.dictionaries, settings)
-        self.file = Path(settings.resume) if settings.resume is not None else None
+        self.file = Path(settings.resume).expanduser() if settings.resume is not None else None
         self.same = health_state.identity(opened, settings, self.dictionaries)
         self.weights: list[Weights] = []
         self.resumed = 0
+        self.left_out = LeftOut()
         self._saved = time.perf_counter()
 
     def measure(self) -> StudyResult:
-        stream = contexts_of(self.opened, documents_of(self.settings.text), self.settings.context, self.settings.tokens)
+        settings = self.settings
+        contexts = contexts_of(
+            self.opened, documents_of(settings.text), settings.context, settings.tokens, self.left_out
+        )
+        stream: Iterator[Context] = ahead(contexts, self.growing.job, CONTEXTS_AHEAD)
         if self.file is not None:
             health_state.check_writable(self.file)
             health_state.load(self.file, self.same, self.state)
             if self.state.read:
-                self.growing.progress("finding the place in the text", 0, self.settings.tokens)
+                self.growing.progress("finding the place in the text", 0, self.state.tokens)
                 self.resumed = self.state.tokens
-            health_state.pass_over(stream, self.state, self.file)
+            health_state.pass_over(stream, self.state, self.file, self.growing)
         try:
             self._read(stream)
             self._measure_losses()
@@ -147,6 +153,7 @@ class _Study:
                 f"{counted:,} counted tokens are few for a threshold of {self.settings.rare:g}: a feature that fires "
                 "once is above it, so that only dead ones are rare."
             )
+        yield from filter(None, [self.left_out.note()])
         if not self.settings.loss_tokens:
             yield "Losses were not measured."
         if any(f.dictionary.kind == "identity" for f in found):

@@ -21,10 +21,13 @@ from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.opening import OpenSet
 from engine.studies.health_tally import Firing
+from engine.studies.measure import Growing
 from engine.study_settings.health import Health
 from engine.training.corpus import Context
 
 _FORM = 1
+_REST_EVERY = 50
+"""Contexts that are passed over between two looks at whether something else is asked."""
 
 
 @dataclass
@@ -182,19 +185,25 @@ def _restore(state: State, header: dict[str, Any], arrays: dict[str, Any]) -> No
     state.losses = {name: (float(loss), int(count)) for name, (loss, count) in header["losses"].items()}
 
 
-def pass_over(stream: Iterator[Context], state: State, file: Path) -> None:
+def pass_over(stream: Iterator[Context], state: State, file: Path, growing: Growing) -> None:
     """Take from the stream what was read before.
 
     Raises:
+        Cancelled: nothing is changed.
         BadRequest: it is other text, or less.
     """
     digest = ""
-    for _ in range(state.read):
+    tokens = 0
+    for number in range(state.read):
+        if number % _REST_EVERY == 0:
+            growing.rest()
+            growing.progress("finding the place in the text", tokens, state.tokens)
         if (context := next(stream, None)) is None:
             raise BadRequest(
                 f"{file} was made from more text than is to be read now.", "Read as many tokens, or name another file."
             )
         digest = _chained(digest, context)
+        tokens += len(context.ids)
     if digest != state.digest:
         raise BadRequest(f"{file} was made from other text.", "Give the same text, or name another file.")
 

@@ -6,15 +6,16 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from engine import paths
-from engine.corpus.build import Plan, build, merge_shards, plan_of, read_part
+from engine.corpus.build import Plan, build, merge_shards, plan_of, read_part, settle
 from engine.corpus.part import IndexPart
-from engine.corpus.stored import STATE, Progress, settle_in
+from engine.corpus.pinning import indexes_like, of_same_names, revisions_in
+from engine.corpus.stored import MANIFEST, STATE, Progress
 from engine.corpus.text import name_of_text
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
@@ -41,13 +42,17 @@ def measure(opened: OpenSet, settings: Index, growing: Growing) -> StudyResult:
     shards = _shards(settings)
     if settings.cards:
         check_cards_writable(opened, dictionaries)
+    folder = Path(settings.folder).expanduser() if settings.folder else None
     plan = plan_of(
         opened, dictionaries, settings.text, tokens=settings.tokens, context=settings.context,
-        contexts=settings.contexts, rows=settings.rows, shards=shards,
+        contexts=settings.contexts, rows=settings.rows, shards=shards, folder=folder,
     )  # fmt: skip
-    folder = Path(settings.folder).expanduser() if settings.folder else folder_of(plan)
+    notes = [f"The data set is read at revision {revision}." for revision in revisions_in(plan.manifest.text)]
+    if folder is None:
+        folder = folder_of(plan)
+        notes += _left_behind(plan, folder)
     asked = msgspec.structs.replace(settings, folder=str(folder), shards=shards)
-    shown = _Shown(opened, dictionaries, asked, growing)
+    shown = _Shown(opened, dictionaries, asked, growing, notes)
     if settings.ray:
         whole = _on_ray(opened, plan, folder, settings, growing, shown)
     else:
@@ -58,13 +63,16 @@ def measure(opened: OpenSet, settings: Index, growing: Growing) -> StudyResult:
 
         for dictionary in dictionaries:
             write_cards_of(opened.model, [dictionary], part, dictionary.folder, growing.job)
-    return result_from(opened, dictionaries, asked, part, progress, whole=whole, speed=shown.speed)
+    return result_from(opened, dictionaries, asked, part, progress, whole=whole, speed=shown.speed, notes=notes)
 
 
 class _Shown:
     """Shows how far the index is, and remembers it."""
 
-    def __init__(self, opened: OpenSet, dictionaries: Sequence[Dictionary], settings: Index, growing: Growing) -> None:
+    def __init__(
+        self, opened: OpenSet, dictionaries: Sequence[Dictionary], settings: Index, growing: Growing, notes: list[str]
+    ) -> None:
+        self._notes = notes
         self._opened, self._dictionaries, self._settings, self._growing = opened, dictionaries, settings, growing
         self.latest: tuple[IndexPart, Progress] | None = None
         self._first: tuple[IndexPart, float, int] | None = None
@@ -85,7 +93,14 @@ class _Shown:
         if now > self._next and self._growing.is_due:
             self._growing.grown(
                 result_from(
-                    self._opened, self._dictionaries, self._settings, part, progress, whole=False, speed=self.speed
+                    self._opened,
+                    self._dictionaries,
+                    self._settings,
+                    part,
+                    progress,
+                    whole=False,
+                    speed=self.speed,
+                    notes=self._notes,
                 )
             )
             took = time.monotonic() - now
@@ -98,6 +113,18 @@ def folder_of(plan: Plan) -> Path:
     text = re.sub(r"[^\w.-]+", "-", name_of_text(plan.text))[:40].strip("-.")
     model = re.sub(r"[^\w.-]+", "-", plan.manifest.model)
     return paths.data_dir() / "indexes" / f"{model}-{text}-{known}"
+
+
+def _left_behind(plan: Plan, folder: Path) -> Iterator[str]:
+    """What becomes of an index of the same text as it was before, where a new one begins."""
+    if (folder / MANIFEST).is_file():
+        return
+    for other, manifest in indexes_like(plan.manifest, folder.parent):
+        if of_same_names(manifest.text, plan.manifest.text):
+            yield (
+                f"The text has changed since the index in {other}: this one begins anew; delete the other, or name it "
+                "with --folder once the text is as it was."
+            )
 
 
 def _shards(settings: Index) -> int:
@@ -122,7 +149,7 @@ def _on_ray(opened: OpenSet, plan: Plan, folder: Path, settings: Index, growing:
     if plan.shards == 1:
         raise BadRequest("Ray has nothing to spread in 1 shard.", "Give more --shards, or leave out --ray.")
     folder = folder.resolve()
-    settle_in(folder, plan.manifest)
+    settle(folder, plan)
     if not (folder / STATE).is_file():
         growing.progress("starting Ray", 0, plan.shards)
 
@@ -130,7 +157,7 @@ def _on_ray(opened: OpenSet, plan: Plan, folder: Path, settings: Index, growing:
             growing.progress("reading shards", done, plan.shards)
             growing.rest()
 
-        read_shards(opened, plan, folder, settings.ray or "", settings.workers, told)
+        read_shards(opened, plan, folder, settings.ray or "", settings.workers, growing.job, told)
         return merge_shards(opened, plan, folder, shown.told)
     return True
 

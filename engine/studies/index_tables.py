@@ -13,7 +13,7 @@ from engine.cards import BEFORE
 from engine.corpus.part import IndexPart
 from engine.corpus.stored import Progress
 from engine.corpus.tables import NO_DOCUMENT, FeatureTable
-from engine.corpus.text import name_of_text
+from engine.corpus.text import LeftOut, name_of_text
 from engine.dictionary import Dictionary
 from engine.opening import OpenSet
 from engine.studies.parts import result_of, table
@@ -38,6 +38,7 @@ def result_from(
     *,
     whole: bool,
     speed: float | None,
+    notes: Sequence[str] = (),
 ) -> StudyResult:
     """What a part of an index says of the features of `dictionaries`."""
     tables = {d.source: part.tables[d.source] for d in dictionaries}
@@ -73,7 +74,7 @@ def result_from(
                 title="How often features fire", table="densities", low="low", high="high", counts=tuple(tables)
             ),
         ),
-        notes=tuple(_notes(settings, part, whole)),
+        notes=(*_notes(settings, part, progress, whole), *notes),
     )  # fmt: skip
 
 
@@ -89,9 +90,10 @@ _MEANINGS = {
 }
 
 
-def _notes(settings: Index, part: IndexPart, whole: bool) -> Iterator[str]:
+def _notes(settings: Index, part: IndexPart, progress: Progress, whole: bool) -> Iterator[str]:
     yield "First tokens and attention sinks are left out of everything but the number of tokens read."
     yield "A feature's contexts come from different documents; of a long plain file, each 16,000 characters are one."
+    yield from filter(None, [LeftOut(progress.left_out, progress.left_documents).note()])
     if settings.shard is not None:
         state = "the index is whole" if whole else "others are missing"
         yield f"Only shard {settings.shard} of {settings.shards} was read here; {state}."

@@ -6,13 +6,13 @@ TransformerLens folds into W_U; after the last block that is, with the norm's si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from engine.corpus.text import name_of_text
+from engine.corpus.text import LeftOut, name_of_text
 from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.knowledge import in_the_stream
@@ -63,12 +63,28 @@ def measure(opened: OpenSet, settings: Logits, growing: Growing) -> StudyResult:
         BadRequest: a feature is not open, or its dictionary does not write into the residual stream by a linear map.
     """
     refs = features_of(opened, settings.features)
-    sizes = sizes_where_firing(opened, settings, refs, growing) if settings.tokens else {}
-    effects = []
+    effects: list[Effects] = []
     for number, ref in enumerate(refs):
         growing.progress("reading weights", number, len(refs))
         growing.rest()
-        effects.append(_effects(opened, ref, sizes.get(ref)))
+        effects.append(_effects(opened, ref))
+        if growing.is_due and not settings.tokens:  # without sizes effects would change their scale in between
+            growing.grown(_result(opened, settings, effects))
+    if not settings.tokens:
+        return _result(opened, settings, effects)
+
+    def sized(sizes: Mapping[FeatureRef, float], left_out: LeftOut) -> StudyResult:
+        known = [replace(found, size=sizes[found.ref]) for found in effects]
+        return _result(opened, settings, known, left_out)
+
+    return sized(*sizes_where_firing(opened, settings, refs, growing, lambda *so_far: growing.grown(sized(*so_far))))
+
+
+def _result(
+    opened: OpenSet, settings: Logits, effects: Sequence[Effects], left_out: LeftOut | None = None
+) -> StudyResult:
+    refs = [found.ref for found in effects]
+    notes = [*_notes(opened, effects, settings), *filter(None, [left_out.note() if left_out else None])]
     return result_of(
         opened,
         opened.choose(tuple({ref.source for ref in refs})),
@@ -76,7 +92,7 @@ def measure(opened: OpenSet, settings: Logits, growing: Growing) -> StudyResult:
         f"Logit effects of {', '.join(map(str, refs[:3]))}{' …' if len(refs) > 3 else ''}",
         tables=(_tokens_table(opened, effects, settings.top), _features_table(effects), _distribution(effects)),
         views=tuple(_views(effects)),
-        notes=tuple(_notes(opened, effects, settings)),
+        notes=tuple(notes),
     )
 
 
@@ -119,10 +135,10 @@ def is_direct(model: LanguageModel, site: Site) -> bool:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _effects(opened: OpenSet, ref: FeatureRef, size: float | None) -> Effects:
+def _effects(opened: OpenSet, ref: FeatureRef) -> Effects:
     dictionary = opened.find(ref.source, ref.index)
     through, plain = logit_effects(opened.model, dictionary, ref.index)
-    return Effects(ref, through, plain, is_direct(opened.model, dictionary.write_site), size)
+    return Effects(ref, through, plain, is_direct(opened.model, dictionary.write_site))
 
 
 def _tokens_table(opened: OpenSet, effects: Sequence[Effects], top: int) -> Table:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from engine import norms
 from engine.architectures import FAMILIES
+from engine.corpus.blocks import CONTEXTS_AHEAD, ahead
 from engine.corpus.reading import read_batches
-from engine.corpus.text import contexts_of, documents_of
+from engine.corpus.text import LeftOut, contexts_of, documents_of
 from engine.errors import BadRequest
 from engine.hooked_model import HookedModel
 from engine.model import LanguageModel
@@ -22,6 +23,9 @@ from engine.sites import Site
 from engine.studies.measure import Growing
 from engine.study_settings.logits import Logits
 from engine.training.corpus import Context, batches
+
+Sizes: TypeAlias = dict[FeatureRef, float]
+"""What the final norm divides by where each feature fires."""
 
 
 def final_norm_of(model: LanguageModel) -> tuple[nn.Module, float] | None:
@@ -70,9 +74,15 @@ def _centres(norm: nn.Module) -> bool:
 
 
 def sizes_where_firing(
-    opened: OpenSet, settings: Logits, refs: Sequence[FeatureRef], growing: Growing
-) -> dict[FeatureRef, float]:
+    opened: OpenSet,
+    settings: Logits,
+    refs: Sequence[FeatureRef],
+    growing: Growing,
+    told: Callable[[Sizes, LeftOut], None],
+) -> tuple[Sizes, LeftOut]:
     """The median size over the tokens of text on which each feature fires; over all that count where it fires on none.
+
+    With what of the text was too short to be read. `told` hears both of the text so far, whenever that is due.
 
     Raises:
         BadRequest: the text cannot be read or holds too little, or the final norm is not known.
@@ -82,7 +92,9 @@ def sizes_where_firing(
     everywhere: list[Tensor] = []
     firing: dict[FeatureRef, list[Tensor]] = {ref: [] for ref in refs}
     done = 0
-    stream = contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens)
+    left_out = LeftOut()
+    contexts = contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens, left_out)
+    stream = ahead(contexts, growing.job, CONTEXTS_AHEAD)
     for batch in read_batches(model, dictionaries, stream, growing.job):
         sizes = _sizes_of(model, batch.contexts, growing)
         for ref, found in firing.items():
@@ -92,8 +104,14 @@ def sizes_where_firing(
         done += len(batch.ids)
         growing.rest()
         growing.progress("measuring the final norm", done, settings.tokens)
+        if growing.is_due:
+            told(_medians(everywhere, firing), left_out)
     if not done:
         raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
+    return _medians(everywhere, firing), left_out
+
+
+def _medians(everywhere: list[Tensor], firing: dict[FeatureRef, list[Tensor]]) -> Sizes:
     every = torch.cat(everywhere)
     return {ref: float((own if len(own := torch.cat(found)) else every).median()) for ref, found in firing.items()}
 

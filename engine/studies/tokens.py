@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.corpus.blocks import CONTEXTS_AHEAD, ahead
 from engine.corpus.index import Index, open_index
 from engine.corpus.reading import Batch, Read, read_batches
-from engine.corpus.text import contexts_of, documents_of, name_of_text
+from engine.corpus.text import LeftOut, contexts_of, documents_of, name_of_text
 from engine.errors import BadRequest
 from engine.opening import OpenSet
 from engine.results import FeatureRef
@@ -22,6 +23,9 @@ from engine.study_settings.tokens import TokenTable
 
 BEFORE, AFTER = 5, 1
 """Tokens shown around each, as in the notebook."""
+
+_BOS = {"tokenizer": "auto"}
+"""What a BOS rule is called as an option, where that is another word."""
 
 _PLACES = (
     Column("feature", "feature"),
@@ -94,10 +98,16 @@ def measure(opened: OpenSet, settings: TokenTable, growing: Growing) -> StudyRes
     """
     refs = features_of(opened, settings.features)
     if settings.index is not None:
+        if settings.text:
+            raise BadRequest("An index was named, and text too.", "Give --index or --text.")
         return _from_index(opened, settings, refs, open_index(Path(settings.index).expanduser()))
     dictionaries = opened.choose(tuple({ref.source for ref in refs}))
     found = [Firings.none(ref, opened.model.unembedding.shape[0]) for ref in refs]
-    stream = contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens)
+    left_out = LeftOut()
+    stream = ahead(
+        contexts_of(opened, documents_of(settings.text), settings.context, settings.tokens, left_out),
+        growing.job, CONTEXTS_AHEAD,
+    )  # fmt: skip
     done = 0
     for batch in read_batches(opened.model, dictionaries, stream, growing.job):
         for firings in found:
@@ -106,10 +116,10 @@ def measure(opened: OpenSet, settings: TokenTable, growing: Growing) -> StudyRes
         growing.rest()
         growing.progress("reading text", done, settings.tokens)
         if growing.is_due:
-            growing.grown(_result(opened, settings, found, done))
+            growing.grown(_result(opened, settings, found, done, left_out))
     if not done:
         raise BadRequest("The text holds no stretch of 16 tokens or more.", "Give more or longer text.")
-    return _result(opened, settings, found, done)
+    return _result(opened, settings, found, done, left_out)
 
 
 def _peak(batch: Batch, row: int, value: float) -> Peak:
@@ -129,7 +139,9 @@ def _peak(batch: Batch, row: int, value: float) -> Peak:
 # --- from text --------------------------------------------------------------------------------------------------------
 
 
-def _result(opened: OpenSet, settings: TokenTable, found: Sequence[Firings], done: int) -> StudyResult:
+def _result(
+    opened: OpenSet, settings: TokenTable, found: Sequence[Firings], done: int, left_out: LeftOut
+) -> StudyResult:
     figures: dict[str, Cell] = {"tokens read": done}
     meanings = {"tokens read": "All tokens of the text that was read."}
     rows: list[tuple[object, ...]] = []
@@ -159,6 +171,7 @@ def _result(opened: OpenSet, settings: TokenTable, found: Sequence[Firings], don
         "distinct", "Distinct tokens, by mean activation", columns, rows, total if total > len(rows) else None
     )
     notes = ["First tokens of contexts and attention sinks (norm over four medians) do not count."]
+    notes += filter(None, [left_out.note()])
     notes += [f"{f.ref} fired on no token of this text." for f in found if not f.peaks]
     if any(opened.dictionaries[f.ref.source].signed for f in found):
         notes.append("Activations that have a sign rank by their size.")
@@ -205,8 +218,7 @@ def _distinct(opened: OpenSet, firings: Firings) -> list[tuple[object, ...]]:
 
 def _from_index(opened: OpenSet, settings: TokenTable, refs: Sequence[FeatureRef], index: Index) -> StudyResult:
     """The same table from what an index has kept: its contexts come from different documents."""
-    if index.manifest.model_sha256 != opened.sha256:
-        raise BadRequest(f"The index in {index.folder} is of another model.", "Open that model, or read text.")
+    _check_same(opened, index)
     found = []
     figures: dict[str, Cell] = {"tokens read": index.progress.tokens}
     meanings = {"tokens read": "All tokens of the text of the index."}
@@ -229,11 +241,35 @@ def _from_index(opened: OpenSet, settings: TokenTable, refs: Sequence[FeatureRef
         meanings=meanings,
         tables=(_places(opened, found),),
         notes=(
+            *_unfinished(index),
             f"The index keeps {index.manifest.contexts} contexts of a feature, each from another document; read text "
             "for all places and for distinct tokens.",
             "First tokens of contexts and attention sinks (norm over four medians) do not count.",
         ),
     )
+
+
+def _check_same(opened: OpenSet, index: Index) -> None:
+    """Raises BadRequest: activations in the index are other ones than those of what is open."""
+    manifest, info = index.manifest, opened.info()
+    if manifest.model_sha256 != opened.sha256:
+        raise BadRequest(f"The index in {index.folder} is of another model.", "Open that model, or read text.")
+    for same, what, remedy in (
+        (manifest.folded == opened.folded, f"{'with' if manifest.folded else 'without'} --fold",
+         "Add --fold" if manifest.folded else "Leave out --fold"),
+        (manifest.dtype == info.dtype, f"in {manifest.dtype}", f"Add --dtype {manifest.dtype}"),
+        (manifest.bos == info.bos, f"with BOS {manifest.bos}", f"Add --bos {_BOS.get(manifest.bos, manifest.bos)}"),
+    ):  # fmt: skip
+        if not same:
+            raise BadRequest(f"The index in {index.folder} was made {what}.", f"{remedy}, or read text.")
+
+
+def _unfinished(index: Index) -> Iterator[str]:
+    progress = index.progress
+    if not progress.finished:
+        yield (
+            f"The index is not finished: it has read {progress.tokens:,} tokens so far. `saescope study index` goes on."
+        )
 
 
 def _cut(value: float, ids: Sequence[int], peak: int, origin: str, document: int) -> Peak:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.cards import (
     BEFORE,
     BINS,
+    CARDS,
     CONTEXTS,
     PROMOTED,
     WINDOW,
@@ -57,13 +58,25 @@ def make_cards(
 def write_cards_of(
     model: LanguageModel, dictionaries: Sequence[Dictionary], part: IndexPart, corpus_folder: Path, job: Job
 ) -> None:
-    """Write the cards of dictionaries from what a part says of them, and the text they share into `corpus_folder`."""
+    """Write the cards of dictionaries from what a part says of them, and the text they share into `corpus_folder`.
+
+    Cards mean nothing beside other text, so old ones go first: at every moment there are right ones or none.
+
+    Raises:
+        Cancelled: everything is as it was.
+    """
     kept = {d.source: _kept(part.tables[d.source]) for d in dictionaries}
     text = _Text.around(list(kept.values()), part.origins)
-    write_corpus(corpus_folder, text.ids, text.starts)
+    made: list[Columns] = []
     for number, dictionary in enumerate(dictionaries):
-        job.progress("writing cards", number, len(dictionaries))
-        columns = _columns(model, dictionary, part.tables[dictionary.source], kept[dictionary.source], text)
+        job.progress("making cards", number, len(dictionaries))
+        made.append(_columns(model, dictionary, part.tables[dictionary.source], kept[dictionary.source], text))
+    job.progress("writing cards")
+    job.check()  # for the last time
+    for dictionary in dictionaries:
+        (dictionary.folder / CARDS).unlink(missing_ok=True)
+    write_corpus(corpus_folder, text.ids, text.starts)
+    for dictionary, columns in zip(dictionaries, made, strict=True):
         peak_ids = _peak_ids(kept[dictionary.source])
         write_cards(dictionary.folder, columns, peak_ids, part.tables[dictionary.source].counted)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,13 +141,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8_000)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument(
-        "--text", type=Path, action="append", default=[], help="files; the sample of saescope otherwise"
+        "--text", action="append", default=[], help="files or hf://OWNER/NAME; the sample of saescope otherwise"
     )
     chosen = parser.parse_args()
     quiet_libraries()
     print(machine(chosen.device))
     opened = open_set(Open(id=1, device=chosen.device), Job())
-    documents = documents_of(tuple(map(str, chosen.text)))
+    documents = documents_of(tuple(chosen.text))
     contexts: list[Context] = list(contexts_of(opened, documents, 128, chosen.tokens))
     compare(opened, contexts, chosen.rows, chosen.rounds)
 

@@ -68,6 +68,16 @@ def test_a_template_becomes_rows_that_studies_read(elsewhere: Path) -> None:
     assert len(read_pairs(elsewhere / "mine.jsonl")) == 7
 
 
+def test_a_file_is_replaced_whole(elsewhere: Path) -> None:
+    """Who has the old one open reads on in it; nothing else is left behind."""
+    (elsewhere / "mine.jsonl").write_text("old\n")
+    with (elsewhere / "mine.jsonl").open() as old:
+        assert run("build", "names", "--out", "mine.jsonl").exit_code == 0
+        assert old.read() == "old\n"
+    assert len(read_pairs(elsewhere / "mine.jsonl")) == 50
+    assert [file.name for file in elsewhere.iterdir()] == ["mine.jsonl"]
+
+
 def test_a_built_in_set_with_our_keys_exchanged() -> None:
     plain = rows(printed("build", "names", "--keys", "saescope"))
     swapped = rows(printed("build", "names", "--keys", "saescope", "--swap"))

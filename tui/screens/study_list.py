@@ -96,8 +96,8 @@ class MarkedTable(TableView):
             place += f": only {lines:,} of {table.total:,} rows are here"
         if self._sorted is None:
             return f"{place} · < > sort by a column and say what it is"
-        column = table.columns[self._sorted]
-        return f"{place} · sorted by {column.name}{f': {column.help}' if column.help else ''}"
+        name = visible(table.columns[self._sorted].name)
+        return f"{place} · sorted by {self.help_of_sorted or name}"
 
     def sort_by(self, column: int | None, falling: bool | None = None) -> None:
         """As any table, and the page hears of it."""
