@@ -31,11 +31,16 @@ def _loaded(run_python: RunPython, statement: str, forbidden: tuple[str, ...]) -
             "import engine.headless_steering, engine.steering_reports, engine.typed_interventions",
             (*MODEL_LIBRARIES, *SCREEN, "rich"),
         ),
+        (
+            "import engine.headless_studies, engine.study_reports, engine.study_settings, engine.selection",
+            (*MODEL_LIBRARIES, *SCREEN, "rich"),
+        ),
         ("import engine.core", (*SCREEN, "rich", "transformer_lens", "sae_lens")),
         ("import engine.training.pipeline", (*SCREEN, "sae_lens", "wandb")),
         (
             "import sessions.export, sessions.store, sessions.quicklist, sessions.history, sessions.circuit_export, "
-            "sessions.links, sessions.marks, sessions.listing",
+            "sessions.links, sessions.marks, sessions.listing, sessions.studies, sessions.study_export, "
+            "sessions.study_picture",
             (*MODEL_LIBRARIES, *SCREEN, "rich"),
         ),
     ],
@@ -46,7 +51,11 @@ def test_imports(run_python: RunPython, statement: str, forbidden: tuple[str, ..
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("features", "open", "circuit", "steer", "sweep", "import", "link"))],
+    [
+        ["--help"],
+        ["study", "walk", "--help"],
+        *([name, "--help"] for name in ("features", "open", "steer", "import", "link", "prompts", "study")),
+    ],
 )
 def test_help_loads_nothing_heavy(run_python: RunPython, arguments: list[str]) -> None:
     statement = f"""
