@@ -22,6 +22,7 @@ from engine.circuits.gather import node_places
 from engine.circuits.goal import Goal, token_ids
 from engine.circuits.states import SiteState
 from engine.circuits.workspace import Workspace, workspace
+from engine.dictionary import Dictionary
 from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
@@ -43,7 +44,8 @@ Forward = Callable[[Tensor, Site, Tensor], Tensor]
 def plain_hooks(model: LanguageModel) -> Forward:
     def forward(ids: Tensor, site: Site, x: Tensor) -> Tensor:
         with model.visiting({site: lambda _: x}):
-            return model.hf(ids, use_cache=False).logits
+            logits: Tensor = model.hf(ids, use_cache=False).logits
+            return logits
 
     return forward
 
@@ -52,9 +54,15 @@ def bridge(model: LanguageModel) -> Forward:
     """As one writes it with TransformerLens."""
 
     def forward(ids: Tensor, site: Site, x: Tensor) -> Tensor:
-        return model._bridge.run_with_hooks(ids, fwd_hooks=[(site.hook, lambda old, hook: x)])
+        logits: Tensor = model._bridge.run_with_hooks(ids, fwd_hooks=[(site.hook, lambda old, hook: x)])
+        return logits
 
     return forward
+
+
+def dictionary_of(state: SiteState) -> Dictionary:
+    assert isinstance(state.basis, DictionaryBasis)
+    return state.basis.dictionary
 
 
 def straightforward_effects(forward: Forward, work: Workspace) -> Effects:
@@ -69,7 +77,7 @@ def straightforward_effects(forward: Forward, work: Workspace) -> Effects:
         change = torch.zeros_like(features).index_put_((state.rows, state.features), state.delta)
         error = state.x.view(b * t, d) - state.basis.reconstruct(state.x.view(b * t, d))
         total_f, total_r = torch.zeros_like(features), torch.zeros_like(error)
-        decoder, bias = state.basis.dictionary.decoder, state.basis.constant(state.x.view(b * t, d))
+        decoder, bias = dictionary_of(state).decoder, state.basis.constant(state.x.view(b * t, d))
         for k in range(STEPS):
             f = (features + k / STEPS * change).requires_grad_()
             r = (error + k / STEPS * state.error_delta).requires_grad_()
@@ -88,7 +96,7 @@ def attrib_in_the_graph(model: LanguageModel, work: Workspace) -> Effects:
     held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def splice(source: str, state: SiteState) -> Callable[[Tensor], Tensor]:
-        dictionary = state.basis.dictionary
+        dictionary = dictionary_of(state)
 
         def visit(x: Tensor) -> Tensor:
             flat = x.flatten(0, 1)
@@ -179,14 +187,14 @@ class EdgeQuestion:
                 rows = []
                 x = arrived[target].flatten(0, 1)
                 g = self.effects[target].gradient
-                encoded = state.basis.dictionary.encode(x)
-                error = x - state.basis.dictionary.decode(encoded, x)
+                encoded = dictionary_of(state).encode(x)
+                error = x - dictionary_of(state).decode(encoded, x)
                 for node in nodes.tolist():
                     place, feature = int(places[node]), int(features[node])
                     if feature == state.basis.d_sae:
                         value = (g[place] * error[place]).sum()
                     else:
-                        value = (g[place] @ state.basis.dictionary.decoder[feature]) * encoded[place, feature]
+                        value = (g[place] @ dictionary_of(state).decoder[feature]) * encoded[place, feature]
                     (gradient,) = torch.autograd.grad(value, [leaves[source]], retain_graph=True)
                     rows.append(-(gradient.flatten(0, 1)[at] * moves).sum(1))
                 if rows:
@@ -217,7 +225,7 @@ def measure(model: LanguageModel, bases: list[DictionaryBasis], tokens: int, rou
     theirs, own = straightforward_effects(hooks, work), our_effects(work)
     off = max(float((theirs[s][0] - own[s][0]).abs().max() / theirs[s][0].abs().max()) for s in own)
     one, many = edges.straightforward(), edges.ours()
-    off_edges = max(float((one[k] - many[k]).abs().max() / max(one[k].abs().max(), 1e-6)) for k in many)
+    off_edges = max(float((one[k] - many[k]).abs().max() / max(float(one[k].abs().max()), 1e-6)) for k in many)
     memory = {name: extra_megabytes(job, device) for name, job in jobs.items()}
     seconds = medians(jobs, rounds, torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
     rows = []

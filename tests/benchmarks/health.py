@@ -9,6 +9,7 @@ that keeps every activation in memory and encodes densely, as notebooks do, stan
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -65,7 +66,7 @@ def main() -> None:
     quiet_libraries()
     opened = open_set(Open(id=1, device=given.device, dtype=given.dtype), Job())
     text = (given.text,) if given.text else ()
-    stream = contexts_of(opened, documents_of(text), 128, given.tokens)
+    stream: Iterator[Context] = contexts_of(opened, documents_of(text), 128, given.tokens)
     groups = []
     while group := list(islice(stream, ROWS)):
         groups.append(group)

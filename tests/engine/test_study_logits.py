@@ -74,7 +74,7 @@ def halves(values: Tensor) -> Tensor:
 def pushed(model: LanguageModel, direction: Tensor, stream: Tensor) -> Tensor:
     """How fast the logits [V] change as `direction` is added to a stream, through the model's own modules."""
     norm, unembed = model.hf.get_submodule(NORMS[model.hf.config.model_type]), model.hf.get_output_embeddings()
-    _, change = torch.autograd.functional.jvp(lambda x: unembed(norm(x)), stream, direction)
+    change: Tensor = torch.autograd.functional.jvp(lambda x: unembed(norm(x)), stream, direction)[1]  # type: ignore[no-untyped-call]
     return change.detach()
 
 
