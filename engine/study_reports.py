@@ -22,7 +22,9 @@ def study_text(result: StudyResult) -> str:
     for table in result.tables:
         lines += ["", *table_text(table)]
     for chosen in result.sets:
-        lines += ["", f"set {visible(chosen.name)}: {len(chosen.members)} features. {visible(chosen.rule)}".rstrip()]
+        size = len(chosen.members)
+        what = "1 feature" if size == 1 else f"{size:,} features"
+        lines += ["", f"set {visible(chosen.name)}: {what}. {visible(chosen.rule)}".rstrip()]
     lines += [f"* {visible(note)}" for note in result.notes]
     return "\n".join(lines)
 
@@ -34,6 +36,8 @@ def table_text(table: Table, most: int = _SHOWN) -> list[str]:
     widths = [max(len(row[n]) for row in shown) for n in range(len(table.columns))]
     right = [column.kind in _NUMBERS for column in table.columns]
     lines = [visible(table.title)]
+    if not rows:
+        return [*lines, "nothing"]
     for row in shown:
         cells = [f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(cells).rstrip())

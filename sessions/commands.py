@@ -48,7 +48,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Print a session's marked features as a Neuronpedia quicklist, its presets, or a circuit in one of many forms."""
+    """Print marks or a set as a Neuronpedia quicklist, presets, or a circuit or a study in one of many forms."""
     from engine.documents import to_json, write_whole
     from sessions import circuit_export, study_export
     from sessions.annotations import read_annotations
@@ -69,7 +69,11 @@ def export(
             raise BadRequest(f"A set is exported as a quicklist, not as {to}.", "Use --to quicklist.")
         exported = study_export.export_set(file, set or "", name, chosen, study)
     elif of_study or to == "csv":
-        exported = study_export.export_study(study_export.find_study(file, study), to, table, plot)
+        found = study_export.find_study(file, study)
+        exported = study_export.export_study(found, to, table, plot)
+        if to == "csv" and table is None and len(found.tables) > 1:
+            first, *others = (known.name for known in found.tables)
+            say(f"table {first}; --table {', '.join(others)} for another.")
     elif to == "presets":
         from sessions.presets import export_presets
 

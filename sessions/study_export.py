@@ -93,6 +93,8 @@ def find_set(results: Iterable[StudyResult], name: str) -> FeatureSet:
         return sets[name]
     if not name and len(sets) == 1:
         return next(iter(sets.values()))
+    if not name:
+        raise SessionError(f"There are several sets: {names}." if sets else "There is no set.", "Name one with --set.")
     raise SessionError(f"There is no set called {name!r}; there are {names}.", "Name one of them with --set.")
 
 

@@ -175,6 +175,8 @@ def _lost(state: State, event: EngineLost, at: str) -> State:
     )
     state = steering_reducer.kept(circuit_reducer.forgotten(state), at, 0.0)
     state = steering_reducer.given_up(state)
+    if state.task("study") is not None:
+        state = study_reducer.failed(state, EngineFault("lost", "The engine died at this study and was started again."))
     state = _with(state, engine=engine, tasks=(), naming=frozenset(), notice=notice)
     return logged(state, at, f"engine lost: {event.reason}")
 

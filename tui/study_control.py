@@ -85,12 +85,23 @@ class StudyControl:
             Wrong: a line of the form does not fit.
         """
         request = MeasureStudy(id=self._app.next_id(), settings=settings_of(study, texts))
-        fresh = self._fresh(study)
-        changed = {f.name: texts[f.name] for f in fields_of(study) if texts[f.name] != fresh[f.name]}
+        changed = self._changed(study, texts)
         self._since = time.monotonic()
         self._app.change(lambda s: study_reducer.started(s, request.id, study, changed, now()))
         self._before = self.state.studies
         self._app.send(request)
+
+    def check(self, study: str, texts: Mapping[str, str]) -> None:
+        """Raise Wrong where a line of the form does not fit."""
+        settings_of(study, texts)
+
+    def keep(self, study: str, texts: Mapping[str, str]) -> None:
+        """The form is left; what was typed stands there when it opens again."""
+        self._app.change(lambda s: study_reducer.typed(s, study, self._changed(study, texts)))
+
+    def _changed(self, study: str, texts: Mapping[str, str]) -> dict[str, str]:
+        fresh = self._fresh(study)
+        return {f.name: texts[f.name] for f in fields_of(study) if texts[f.name] != fresh[f.name]}
 
     def newest(self) -> StudyRecord | None:
         """What the study asked for last has found; None where that is nothing yet."""

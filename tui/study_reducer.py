@@ -82,6 +82,12 @@ def withdrawn(state: State) -> State:
     return _with(state, notice=None) if state.notice == END_STUDY else state
 
 
+def typed(state: State, study: str, changed: Mapping[str, str]) -> State:
+    """A form was left: what was typed into it, by field."""
+    kept = {name: texts for name, texts in state.study.typed.items() if name != study}
+    return _view(state, typed={**kept, study: dict(changed)} if changed else kept)
+
+
 def unmark_all(state: State, refs: Iterable[FeatureRef]) -> State:
     """Take the marks of features away, whichever have one."""
     gone = frozenset(refs)

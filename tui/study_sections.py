@@ -37,7 +37,7 @@ class Section(msgspec.Struct, frozen=True):
         return self.kind, self.name or self.title
 
 
-FIGURES = Section("figures", 0, "figures")
+FIGURES = Section("figures", 0, "summary")
 
 
 def sections_of(result: StudyResult) -> tuple[Section, ...]:

@@ -34,7 +34,9 @@ def prompt_sets(names: Sequence[str], examples: int | None = None) -> list[Promp
         raise BadRequest("No data set of prompts was named.", "Give --pairs FILE; see `saescope prompts -h`.")
     found = [_one(given, examples) for given in names]
     if len({one.name for one in found}) < len(found):
-        raise BadRequest("Two data sets have the same name.", "Write NAME=FILE.")
+        names = [one.name for one in found]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(f"Two data sets are called {twice!r}.", f"Write --pairs other={twice}.jsonl, NAME=FILE.")
     return found
 
 

@@ -63,7 +63,7 @@ def concept_result(
         ),
     ]  # fmt: skip
     tables = [
-        _dictionary_table(dictionaries, len(concepts), owners, settings.elsewhere),
+        _dictionary_table(dictionaries, len(concepts), owners, settings.elsewhere, text.tokens >= _MANY),
         _concept_table(concepts, best, has, text),
     ]
     if (frequencies := _frequency_table(has, text)) is not None:
@@ -127,7 +127,11 @@ def _rarest(
 
 
 def _dictionary_table(
-    dictionaries: Sequence[Dictionary], count: int, owners: Mapping[tuple[str, int], _Owner | None], limit: float
+    dictionaries: Sequence[Dictionary],
+    count: int,
+    owners: Mapping[tuple[str, int], _Owner | None],
+    limit: float,
+    enough: bool,
 ) -> Table:
     columns = (
         Column("source", "source"),
@@ -140,7 +144,7 @@ def _dictionary_table(
     for d in dictionaries:
         known = [owner for number in range(count) if (owner := owners[d.source, number]) is not None]
         covered = sum(owner.elsewhere <= limit for owner in known)
-        rows.append((d.source, covered, covered / count, len(known), d.d_sae))
+        rows.append((d.source, covered, covered / count if enough else None, len(known), d.d_sae))
     return table("dictionaries", "By dictionary", columns, rows)
 
 

@@ -151,7 +151,7 @@ class _Study:
                 f"Map, pairs and cosines are those of {len(refs):,} of the {total:,} features, drawn at random; "
                 "the nearest of each is sought among all."
             )
-        self.figure("median cosine", float(found.cosines.median()), "Cosine with the nearest neighbour, median.")
+        self.figure("median cosine", float(found.cosines.quantile(0.5)), "Cosine with the nearest neighbour, median.")
         if len(self.together) > 1:
             crossing = sum(b is not None and a.source != b.source for a, b in zip(refs, closest, strict=True))
             meaning = "Share of features whose nearest neighbour is of another dictionary."

@@ -183,5 +183,6 @@ def _notes(done: Sequence[Selected], settings: Select, total: int) -> tuple[str,
     notes += [f"{one.name} is the built-in data set." for one in done if not one.origin]
     notes += [note for one in done for note in pairs_notes(one.name, one.mean)]
     if len(done) < total:
-        notes.append(f"{total - len(done)} data sets are still to come.")
+        left = total - len(done)
+        notes.append(f"{left} data {'set is' if left == 1 else 'sets are'} still to come.")
     return tuple(notes)

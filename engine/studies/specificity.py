@@ -250,7 +250,9 @@ def _category_table(by_category: Mapping[tuple[FeatureRef, str], _OnCategory]) -
         Column("sentences", "share", "Share of sentences in which it fires."),
         Column("tokens", "count"),
     )
-    return table("categories", "On sentences of several categories", columns, _category_rows(by_category))
+    return table(
+        "categories", "On sentences of several categories, each read by itself", columns, _category_rows(by_category)
+    )
 
 
 def _category_rows(by_category: Mapping[tuple[FeatureRef, str], _OnCategory]) -> Iterator[tuple[object, ...]]:

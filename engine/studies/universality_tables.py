@@ -60,9 +60,9 @@ def figures(found: Sequence[Matched]) -> tuple[dict[str, Cell], dict[str, str]]:
     agrees = [one.agrees for one in found if one.agrees is not None]
     rows: list[tuple[str, Cell, str]] = [
         ("matched", len(r), "Features of the first side that were compared."),
-        ("median correlation", float(r.median()), "Pearson's r with the best match on the other side, median."),
+        ("median correlation", float(r.quantile(0.5)), "Pearson's r with the best match on the other side, median."),
         ("mean correlation", float(r.mean()), "The same, mean."),
-        ("median by chance", float(chance.median()), "The same where the other side's tokens are others."),
+        ("median by chance", float(chance.quantile(0.5)), "The same where the other side's tokens are others."),
         ("with a match", float((r > _WELL).double().mean()), f"Share with a match of r over {_WELL}."),
         (
             "with a match, backwards",
@@ -73,7 +73,7 @@ def figures(found: Sequence[Matched]) -> tuple[dict[str, Cell], dict[str, str]]:
     ]
     if cosines:
         rows += [
-            ("median cosine", float(torch.cat(cosines).median()), "Decoder cosine with the best match, median."),
+            ("median cosine", float(torch.cat(cosines).quantile(0.5)), "Decoder cosine with the best match, median."),
             ("cosine agrees", float(torch.cat(agrees).double().mean()),
              "Share whose best match has the largest decoder cosine too."),
         ]  # fmt: skip
@@ -182,10 +182,10 @@ def _pairings(found: Sequence[Matched]) -> Table:
                 one.pairing[1].source,
                 len(matches.first),
                 len(matches.second),
-                float(matches.r.median()) if some else None,
+                float(matches.r.quantile(0.5)) if some else None,
                 float((matches.r > _WELL).double().mean()) if some else None,
                 float(matches.mutual.double().mean()) if some else None,
-                float(one.cosine.median()) if one.cosine is not None else None,
+                float(one.cosine.quantile(0.5)) if one.cosine is not None else None,
             )
         )
     return table("dictionaries", "Dictionaries side by side", columns, rows)

@@ -31,7 +31,9 @@ _MEASURES = (
     Column("kept", "share", "Of the features active at the start, where any are, those still active."),
     Column("l0", "number", "Features read as active."),
     Column("mse", "number", "Mean squared error of encoding and decoding the point again, per number."),
-    Column("unexplained", "number", "That error, as a share of the squared norm of the point."),
+    Column(
+        "unexplained", "number", "What the dictionary does not explain of the point, as a share of its squared norm."
+    ),
     Column("kl", "number", "KL(plain ‖ walked) of the next token, in nats."),
     Column("loss", "number", "−log p of the token that the plain model finds likeliest, in nats."),
     Column("same", "share", "Of the walks, those after which that token is still the likeliest."),

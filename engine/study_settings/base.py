@@ -34,7 +34,7 @@ Text: TypeAlias = Annotated[
         "The sample that comes with the program otherwise."
     ),
 ]
-Tokens: TypeAlias = Annotated[int, Meta(ge=16, description="Read at most so many tokens of text.")]
+Tokens: TypeAlias = Annotated[int, Meta(ge=16, description="Read about so many tokens of text, in whole contexts.")]
 Context: TypeAlias = Annotated[int, Meta(ge=16, description="Tokens the model sees at a time.")]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, description="Of the random numbers.")]
 Examples: TypeAlias = Annotated[

@@ -327,7 +327,7 @@ def test_a_file_says_less_of_its_means_while_it_grows(
         (Select(), "No data set of prompts was named."),
         (Select(pairs=("nowhere.jsonl",)), "There is no file 'nowhere.jsonl', nor a built-in data set of that name."),
         (Select(pairs=("names",), sources=("9-res",)), "No open dictionary reads 9-res."),
-        (Select(pairs=("names", "names")), "Two data sets have the same name."),
+        (Select(pairs=("names", "names")), "Two data sets are called 'names'."),
         (Select(pairs=("prof_stereo",)), "prof_stereo: None of the 50 pairs can be used."),
     ],
 )

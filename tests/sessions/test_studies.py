@@ -104,7 +104,7 @@ def test_a_result_file_brings_its_pages(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="None of the features of only has a Neuronpedia page"):
         export_set(file, "only")
     file.write_text(to_json(result("a", "b")))
-    with pytest.raises(SessionError, match="no set called ''"):
+    with pytest.raises(SessionError, match="several sets: 'a', 'b'"):
         export_set(file, "")
 
 

@@ -188,7 +188,7 @@ async def test_below_a_table_stands_what_its_lines_have_no_room_for(size: tuple[
         assert "row 1/12 of 36: only 12 of 36 rows are here" in user.text
         await user.press("greater_than_sign", "greater_than_sign", "j")
         assert "row 2/12 of 36" in user.text
-        assert "sorted by effect: In logits." in " ".join(user.text.split())
+        assert "sorted by ▼effect: In logits." in " ".join(user.text.split())
         assert page(user).table.detail in " ".join(" ".join(user.lines()[-5:]).split())
         await section(user, "table", 2)
         assert "row 1/10 · < > sort by a column" in user.text

@@ -254,8 +254,8 @@ def test_a_file_comes_before_a_built_in_set_and_says_so(tmp_path: Path, monkeypa
         (["=names"], "has no name"),
         ([""], "There is no file ''|folder"),
         (["."], "is a folder"),
-        (["names", "names"], "same name"),
-        (["a=names", "a=prof_anti"], "same name"),
+        (["names", "names"], "are called"),
+        (["a=names", "a=prof_anti"], "are called"),
     ],
 )
 def test_data_sets_that_are_none(names: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,10 @@ class TextPage(PageScreen):
         return lambda width: [Text(line) for line in wrapped(self._text, width)]
 
 
+_KEYS = 18
+"""Cells for the keys of an action."""
+
+
 class HelpPage(PageScreen):
     """All keys, those of the focused pane first, and what the screen shows."""
 
@@ -79,9 +83,11 @@ class HelpPage(PageScreen):
             for group in groups:
                 lines.append(Text(GROUPS[group], part("accent") + Style(bold=True)))
                 for action in (a for a in ACTIONS if a.group == group):
-                    line = Text(f"  {shown_keys(action.keys):<16}", Style(bold=True))
-                    line.append(action.help, Style(bold=False))
-                    lines.append(line)
+                    for number, words in enumerate(wrapped(action.help, max(width - _KEYS, 10))):
+                        keys = f"  {shown_keys(action.keys)}" if number == 0 else ""
+                        line = Text(f"{keys:<{_KEYS}}", Style(bold=True))
+                        line.append(words, Style(bold=False))
+                        lines.append(line)
                 lines.append(Text())
             for paragraph in _NOTES.split("\n\n"):
                 lines += [Text(line, part("dim")) for line in wrapped(" ".join(paragraph.split()), width)]

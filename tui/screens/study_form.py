@@ -229,6 +229,9 @@ class StudyForm(ModalScreen[bool], Following):
         """What is typed is seen, also where the wheel had moved its line off the screen."""
         event.stop()
         self.list.reveal()
+        if self._wrong is not None and self._wrong[0] == self.here.name and event.value != self._texts[self.here.name]:
+            self._wrong = None
+            self._describe()
 
     def _keep(self) -> None:
         """What stands in the field is the setting's text."""
@@ -271,16 +274,18 @@ class StudyForm(ModalScreen[bool], Following):
         why, other = self._control.why_not(), self._control.under_way()
         if why:
             self._refuse("", why)
-        elif other and not self._warned:
-            self._warned = True
-            self._refuse("", f"The {other} study is under way: Enter again stops it, and keeps what it has found.")
         else:
             try:
-                self._control.run(self._study, self._texts)
+                self._control.check(self._study, self._texts)
             except Wrong as wrong:
                 self._refuse(wrong.field, wrong.reason)
-            else:
-                self.dismiss(True)
+                return
+            if other and not self._warned:
+                self._warned = True
+                self._refuse("", f"The {other} study is under way: Enter again stops it, and keeps what it has found.")
+                return
+            self._control.run(self._study, self._texts)
+            self.dismiss(True)
 
     def _refuse(self, name: str, reason: str) -> None:
         """Say what is wrong, with the cursor on the setting it concerns."""
@@ -290,6 +295,8 @@ class StudyForm(ModalScreen[bool], Following):
         self._enter()
 
     def action_leave(self) -> None:
+        self._keep()
+        self._control.keep(self._study, self._texts)
         self.dismiss(False)
 
 

@@ -157,7 +157,7 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         fired = sum(value > 0 for value in body.values())
         scale = f"colours to {number(top)}, {'its known maximum' if top is known else 'the largest here'}"
         words = [f"fires on {fired} of {counted(len(body), 'token', 'tokens')}", *([scale] if top else [])]
-        words += [f"known maximum {number(known)}"] if known else []
+        words += [f"known maximum {number(known)}"] if known and top is not known else []
         words += ["first token and sinks left out"] if sinks else []
         self._say(" · ".join(words))
         self.list.show(lambda width: _rows(tried, sinks, width, self.info.style_of("dim")))
