@@ -75,7 +75,7 @@ class _Study(Protocol):
 
 def module_of(settings: AnyStudy | type[AnyStudy]) -> str:
     """The module that computes a study."""
-    return f"engine.studies.{name_of(settings).replace('-', '_')}"
+    return f"engine.studies.{name_of(settings)}.study"
 
 
 def measure_study(opened: OpenSet, settings: AnyStudy, job: Job) -> None:

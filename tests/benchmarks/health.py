@@ -19,8 +19,8 @@ from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.quiet import quiet_libraries
 from engine.requests import Open
-from engine.studies.health import ROWS
-from engine.studies.health_tally import Firing, read_contexts
+from engine.studies.health.study import ROWS
+from engine.studies.health.tally import Firing, read_contexts
 from engine.training.corpus import Context, batches
 from tests.benchmarks.measuring import extra_megabytes, machine, medians, table
 

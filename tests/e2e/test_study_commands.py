@@ -81,7 +81,9 @@ def test_one_result_in_all_its_forms(home: Home, tiny: list[str], tmp_path: Path
         assert result.table(view.table)
     text = home.answer("study", "logits", "1-res-tiny:3", "--top", "4", *tiny)
     assert result.tables[0].title in text
-    assert home.answer("export", str(into), "--study", "1", "--to", "csv").splitlines()[0].startswith("feature,")
+    exported = home.run("export", str(into), "--study", "1", "--to", "csv")
+    assert exported.out.splitlines()[0].startswith("feature,")
+    assert exported.err.startswith("saescope: table tokens; --table ")
 
 
 def test_names_from_text_do_not_act_on_a_terminal(home: Home, tiny: list[str], tmp_path: Path) -> None:

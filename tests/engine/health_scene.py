@@ -14,7 +14,7 @@ from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.model import LanguageModel
 from engine.opening import OpenSet
-from engine.studies.health import measure
+from engine.studies.health.study import measure
 from engine.studies.measure import Growing
 from engine.study_results import StudyResult
 from engine.study_settings.health import Health

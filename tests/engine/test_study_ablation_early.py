@@ -16,8 +16,9 @@ from engine.job import Job
 from engine.opening import OpenSet
 from engine.pairs import read_pairs
 from engine.results import FeatureRef
-from engine.studies import ablation, ablation_tables
-from engine.studies.ablation_groups import Group, groups_of
+from engine.studies.ablation import study as ablation
+from engine.studies.ablation import tables as ablation_tables
+from engine.studies.ablation.groups import Group, groups_of
 from engine.studies.effects import mean_effects
 from engine.studies.given import set_of
 from engine.studies.measure import Growing

@@ -15,8 +15,8 @@ from engine.circuits.examples import Example
 from engine.circuits.faithfulness import Replacement
 from engine.job import Job
 from engine.protocol import FeatureRef
-from engine.studies import ablation_runs
-from engine.studies.ablation_runs import Runs, To
+from engine.studies.ablation import runs as ablation_runs
+from engine.studies.ablation.runs import Runs, To
 from tests import planted
 from tests.circuit_scene import IDS, PATCH, Scene, made_scene
 from tests.circuit_truth import Change, Part, Plain

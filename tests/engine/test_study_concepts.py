@@ -125,7 +125,7 @@ def test_what_cannot_be_asked_is_said(engine: Headless, given: dict[str, object]
 
 
 def test_built_in_lists_are_whole(engine: Headless) -> None:
-    from engine.studies.concepts import BUILT_IN, concept_list
+    from engine.studies.concepts.study import BUILT_IN, concept_list
 
     for name in BUILT_IN:
         assert len(concept_list((name,))) > 30

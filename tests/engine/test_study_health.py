@@ -21,10 +21,10 @@ from engine.model import LanguageModel
 from engine.opening import OpenSet
 from engine.protocol import Open
 from engine.sites import Site
-from engine.studies import health
-from engine.studies.health import measure
-from engine.studies.health_state import Spread
-from engine.studies.health_weights import excess_kurtosis, rare_cosines
+from engine.studies.health import study as health
+from engine.studies.health.state import Spread
+from engine.studies.health.study import measure
+from engine.studies.health.weights import excess_kurtosis, rare_cosines
 from engine.studies.measure import Growing
 from engine.study_results import StudyResult
 from engine.study_settings.health import Health

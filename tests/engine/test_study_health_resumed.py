@@ -19,7 +19,7 @@ from engine.loading import open_model
 from engine.model import LanguageModel
 from engine.opening import OpenSet
 from engine.protocol import Event
-from engine.studies.health import measure
+from engine.studies.health.study import measure
 from engine.studies.measure import Growing
 from engine.study_results import StudyResult
 from engine.study_settings.health import Health
@@ -116,7 +116,7 @@ from engine.formats.saelens import read_dictionary
 from engine.job import Job
 from engine.loading import open_model
 from engine.opening import OpenSet
-from engine.studies import health
+from engine.studies.health import study as health
 from engine.studies.measure import Growing
 from engine.study_settings.health import Health
 

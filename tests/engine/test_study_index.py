@@ -23,7 +23,7 @@ from engine.events import Progress
 from engine.headless import Headless
 from engine.job import Job
 from engine.protocol import Event, MeasureStudy, Open, StudyGrown, StudyResult
-from engine.studies.index import folder_of
+from engine.studies.index.study import folder_of
 from engine.study_settings.index import Index
 from tests import tiny
 from tests.conftest import ROOT

@@ -23,7 +23,7 @@ from engine.model import LanguageModel
 from engine.opening import OpenSet
 from engine.protocol import Open, parse_feature
 from engine.sites import Site
-from engine.studies.logits import is_direct, logit_effects, measure
+from engine.studies.logits.study import is_direct, logit_effects, measure
 from engine.studies.measure import Growing
 from engine.study_results import StudyResult
 from engine.study_settings.logits import Logits

@@ -18,9 +18,9 @@ from engine.headless_studies import study_settings
 from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.protocol import MeasureStudy, Open
-from engine.studies import neighbours_nearest
 from engine.studies.measure import Growing
-from engine.studies.neighbours import measure
+from engine.studies.neighbours import nearest as neighbours_nearest
+from engine.studies.neighbours.study import measure
 from engine.studies.projections import pca, umap
 from engine.study_results import StudyResult
 from tests import tiny

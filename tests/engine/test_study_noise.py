@@ -24,9 +24,9 @@ from engine.results import FeatureRef
 from engine.steering.ranking import rank_ablations
 from engine.steering.values import random_direction
 from engine.studies.measure import Growing
-from engine.studies.noise import _Study, measure
-from engine.studies.noise_changes import Read, changes_of
-from engine.studies.noise_others import Comparison
+from engine.studies.noise.changes import Read, changes_of
+from engine.studies.noise.others import Comparison
+from engine.studies.noise.study import _Study, measure
 from engine.study_results import StudyResult
 from engine.study_settings.noise import Noise
 from tests.circuit_scene import Scene, made_scene

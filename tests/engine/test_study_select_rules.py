@@ -11,8 +11,8 @@ import torch
 
 from engine.selection import Effect, published
 from engine.studies.effects import MeanEffects
-from engine.studies.select import choose, effects_of
-from engine.studies.select_tables import thinned
+from engine.studies.select.study import choose, effects_of
+from engine.studies.select.tables import thinned
 from engine.study_settings.select import Select
 
 EFFECTS = [

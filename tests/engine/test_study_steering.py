@@ -18,7 +18,7 @@ from engine.opening import OpenSet
 from engine.protocol import FeatureRef, MeasureStudy, Open, StudyGrown
 from engine.steering.values import random_direction
 from engine.steering_results import parse_positions
-from engine.studies.steering_flips import cannot_act, grid
+from engine.studies.steering.flips import cannot_act, grid
 from engine.study_results import StudyResult
 from engine.study_settings.steering import Steering
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import BadRequest
 from engine.job import Job
 from engine.studies.measure import Growing
-from engine.studies.steering import measure
+from engine.studies.steering.study import measure
 from engine.study_settings.steering import Steering
 from tests.engine.steering_scene import open_engine
 

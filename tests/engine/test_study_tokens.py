@@ -23,7 +23,7 @@ from engine.loading import open_model
 from engine.opening import OpenSet
 from engine.protocol import Open
 from engine.studies.measure import Growing
-from engine.studies.tokens import measure
+from engine.studies.tokens.study import measure
 from engine.study_results import StudyResult
 from engine.study_settings.index import Index
 from engine.study_settings.tokens import TokenTable
@@ -158,7 +158,7 @@ def test_a_feature_that_never_fires_has_no_rows(llama_folder: Path, tmp_path: Pa
 
 
 def test_from_an_index_the_strongest_are_the_same(opened: OpenSet, text: Path, tmp_path: Path) -> None:
-    from engine.studies.index import measure as build
+    from engine.studies.index.study import measure as build
 
     folder = tmp_path / "index"
     settings = Index(text=(str(text),), folder=str(folder), context=CONTEXT)
@@ -197,7 +197,7 @@ def of_index(folder: Path, *features: str) -> TokenTable:
 
 
 def test_an_index_that_is_not_finished_says_so(opened: OpenSet, text: Path, tmp_path: Path) -> None:
-    from engine.studies.index import measure as build
+    from engine.studies.index.study import measure as build
 
     class Stopped(Job):
         def rest(self) -> None:

@@ -19,10 +19,10 @@ from engine.headless_studies import study_settings
 from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.protocol import MeasureStudy, Open
-from engine.studies import universality_sides
 from engine.studies.effects import mean_effects
 from engine.studies.measure import Growing
-from engine.studies.universality import measure
+from engine.studies.universality import sides as universality_sides
+from engine.studies.universality.study import measure
 from engine.study_results import StudyResult, Table
 from tests import tiny
 from tests.circuit_asking import PAIRS
@@ -139,7 +139,7 @@ def test_a_permuted_copy_is_found_again_feature_by_feature(opened: OpenSet, root
 def test_correlations_are_those_of_activations_kept_whole(
     opened: OpenSet, root: Path, sparse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.studies.universality_matching._SPARSE", 0 if sparse else 10**9)
+    monkeypatch.setattr("engine.studies.universality.matching._SPARSE", 0 if sparse else 10**9)
     text = root / "text.jsonl"
     result = _study(opened, sources=("one",), other=("later",), text=(str(text),), context=32, fires=5, tokens=10**6)
     x, counted = _activations(opened, "one", text, 32, [])

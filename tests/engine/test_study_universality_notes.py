@@ -15,11 +15,14 @@ from engine.headless_studies import study_settings
 from engine.job import Job
 from engine.opening import OpenSet, open_set
 from engine.protocol import Open
-from engine.studies import effects, universality, universality_effects, universality_reading
+from engine.studies import effects
 from engine.studies.given import given_sets
 from engine.studies.measure import Growing
-from engine.studies.select import measure as measure_selection
-from engine.studies.universality_matching import Tally
+from engine.studies.select.study import measure as measure_selection
+from engine.studies.universality import effects as universality_effects
+from engine.studies.universality import reading as universality_reading
+from engine.studies.universality import study as universality
+from engine.studies.universality.matching import Tally
 from engine.study_results import StudyResult
 from tests import tiny
 
@@ -102,7 +105,7 @@ def test_every_data_set_is_looked_at_before_the_first_is_measured(
 ) -> None:
     calls: list[object] = []
     monkeypatch.setattr(universality_effects, "mean_effects", lambda *given, **more: calls.append(given))
-    monkeypatch.setattr("engine.studies.select.mean_effects", lambda *given, **more: calls.append(given))
+    monkeypatch.setattr("engine.studies.select.study.mean_effects", lambda *given, **more: calls.append(given))
     with pytest.raises(BadRequest, match="long: None of the 1 pairs can be used") as refused:
         _study(opened, root, "pairs", "long")
     assert refused.value.remedy == "`saescope prompts check` says what is wrong with each."

@@ -17,9 +17,9 @@ from engine.job import Job
 from engine.opening import OpenSet
 from engine.protocol import Event, StudyGrown
 from engine.studies.measure import Growing
-from engine.studies.walk import measure
-from engine.studies.walk_passes import Passes
-from engine.studies.walk_steps import WAYS, Start, Way, walker
+from engine.studies.walk.passes import Passes
+from engine.studies.walk.steps import WAYS, Start, Way, walker
+from engine.studies.walk.study import measure
 from engine.study_results import StudyResult
 from engine.study_settings.walk import Walk
 from tests.circuit_scene import FAMILIES, Scene, made_scene
@@ -297,7 +297,7 @@ def test_points_are_where_the_walks_are_as_far_as_two_axes_show(opened: OpenSet)
 
 
 def test_of_many_walks_only_some_points_are_drawn(opened: OpenSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.studies.walk_tables._POINTS", 20)
+    monkeypatch.setattr("engine.studies.walk.tables._POINTS", 20)
     table = _asked(opened, ways=("plain",), walks=7, tokens=0).table("points")
     assert (len(table.rows), table.total) == (20, 35)
 

@@ -13,9 +13,9 @@ from engine.errors import BadRequest
 from engine.job import Job
 from engine.opening import OpenSet
 from engine.protocol import Event, StudyGrown
-from engine.studies import walk_tables
 from engine.studies.measure import Growing
-from engine.studies.walk import measure
+from engine.studies.walk import tables as walk_tables
+from engine.studies.walk.study import measure
 from engine.study_results import StudyResult
 from engine.study_settings.walk import Walk
 from tests.circuit_scene import Scene, made_scene
@@ -109,7 +109,7 @@ def test_of_long_walks_some_steps_are_drawn_and_no_other_points_are_kept(
         assert all(w.figures.untyped_storage().nbytes() <= 8 * 13 * found.drawn.walks for w in found.walked)
         return whole(opened, dictionary, settings, found)
 
-    monkeypatch.setattr("engine.studies.walk.result", told)
+    monkeypatch.setattr("engine.studies.walk.study.result", told)
     opened = _opened(scene, None)
     table = _asked(opened, ways=("plain", "activation"), steps=60, walks=5).table("points")
     assert (len(table.rows), table.total, kept[-1]) == (40, 2 * 61 * 5, 40)

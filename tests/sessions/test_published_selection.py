@@ -10,7 +10,7 @@ import torch
 
 from engine.selection import top
 from engine.studies.effects import MeanEffects
-from engine.studies.select import choose, effects_of, feature_set
+from engine.studies.select.study import choose, effects_of, feature_set
 from engine.study_results import FeatureSet
 from engine.study_settings.select import Select
 from sessions.effects import WIDTHS, features_of, source_of, strongest

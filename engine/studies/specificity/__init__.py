@@ -1,0 +1,1 @@
+"""Specificity and sensitivity."""

@@ -1,0 +1,1 @@
+"""Universality: two sides beside one another."""
