@@ -146,7 +146,7 @@ def test_the_footer_shows_what_works_there(group: Group) -> None:
 
 @EVERY_GROUP
 def test_help_lists_every_action_and_those_of_the_pane_first(group: Group) -> None:
-    lines = [line.plain for line in HelpPage(group).lines(lambda name: Style())(100)]
+    lines = [line.plain for line in HelpPage(group).lines(lambda name: Style())(200)]
     assert lines[0] == GROUPS[group]
     for action in ACTIONS:
         assert any(line.strip().startswith(shown_keys(action.keys)) and line.endswith(action.help) for line in lines)
@@ -155,10 +155,19 @@ def test_help_lists_every_action_and_those_of_the_pane_first(group: Group) -> No
 
 
 def test_help_keeps_keys_and_text_apart() -> None:
-    lines = HelpPage("prompt").lines(lambda name: Style())(100)
+    lines = HelpPage("prompt").lines(lambda name: Style())(200)
     for action in ACTIONS:
         line = next(line.plain for line in lines if line.plain.endswith(action.help))
         assert line.removesuffix(action.help).endswith(" "), line
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_fits_a_narrow_screen_and_loses_nothing(width: int) -> None:
+    lines = [line.plain for line in HelpPage("prompt").lines(lambda name: Style())(width)]
+    assert max(map(cell_len, lines)) <= width
+    words = " ".join(" ".join(lines).split())
+    for action in ACTIONS:
+        assert action.help in words, action.id
 
 
 async def test_the_palette_offers_every_action_that_is_for_it() -> None:
