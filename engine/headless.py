@@ -61,6 +61,30 @@ class Headless:
             self._report("", 0, 0)
         return events
 
+    def grow(self, request: AnyRequest, kind: type[E]) -> E:
+        """The last event of a kind that answers a request; interrupted, the last there was.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted before there was one.
+        """
+        found: list[E] = []
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Progress):
+                self._report(event.text, event.done, event.total)
+            elif isinstance(event, kind):
+                found[:] = [event]
+
+        try:
+            with interrupts_kept():
+                self.engine.handle(request, Job(request.id, emit))
+        except KeyboardInterrupt:
+            if not found:
+                raise
+        finally:
+            self._report("", 0, 0)
+        return found[-1]
+
 
 def _only(events: list[Event], kind: type[E]) -> E:
     return next(event for event in events if isinstance(event, kind))

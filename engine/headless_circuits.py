@@ -10,7 +10,6 @@ import msgspec
 
 from engine.errors import BadRequest
 from engine.headless import Headless, Report
-from engine.job import Job
 from engine.pairs import read_pairs
 from engine.protocol import (
     Ablation,
@@ -19,7 +18,6 @@ from engine.protocol import (
     Checked,
     Circuit,
     ErrorMode,
-    Event,
     Faithfulness,
     FaithfulnessFound,
     Gradients,
@@ -27,7 +25,6 @@ from engine.protocol import (
     Method,
     MetricKind,
     Open,
-    Progress,
     Trace,
     TraceGrown,
     Verify,
@@ -114,7 +111,7 @@ def circuit(
 ) -> tuple[Circuit, tuple[Check, ...]]:
     """A circuit, and the checks of its `verify` strongest edges. Interrupted, what was found until then."""
     headless = _opened(opening, report)
-    found = _trace(headless, request, sites, report)
+    found = _trace(headless, request, sites)
     checks: list[Check] = []
     if found.finished:
         for edge in found.edges[:verify]:
@@ -138,7 +135,7 @@ def faithfulness(
     """Trace, then measure on the same examples or on held-out ones."""
     pairs = read_pairs(held_out, examples, seed) if held_out is not None else ()
     headless = _opened(opening, report)
-    if not _trace(headless, request, sites, report).finished:
+    if not _trace(headless, request, sites).finished:
         raise KeyboardInterrupt
     return _last(headless, msgspec.structs.replace(measured, held_out=pairs), FaithfulnessFound).result
 
@@ -198,24 +195,9 @@ def _opened(opening: Open, report: Report) -> Headless:
     return headless
 
 
-def _trace(headless: Headless, request: Trace, sites: Sequence[str], report: Report) -> Circuit:
+def _trace(headless: Headless, request: Trace, sites: Sequence[str]) -> Circuit:
     sources = tuple(dict.fromkeys(s for site in sites for s in headless.engine.opened.sources_at(site)))
-    found: list[Circuit] = []
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Progress):
-            report(event.text, event.done, event.total)
-        elif isinstance(event, TraceGrown):
-            found[:] = [event.circuit]
-
-    try:
-        headless.engine.handle(msgspec.structs.replace(request, sources=sources), Job(request.id, emit))
-    except KeyboardInterrupt:
-        if not found:
-            raise
-    finally:
-        report("", 0, 0)
-    return found[-1]
+    return headless.grow(msgspec.structs.replace(request, sources=sources), TraceGrown).circuit
 
 
 def _last(headless: Headless, request: Any, kind: type[T]) -> T:

@@ -8,9 +8,7 @@ import msgspec
 
 from engine.errors import BadRequest
 from engine.headless import Headless, Report
-from engine.interrupts import interrupts_kept
-from engine.job import Job
-from engine.protocol import Event, MeasureStudy, Open, Progress, StudyGrown, StudyResult
+from engine.protocol import MeasureStudy, Open, StudyGrown, StudyResult
 from engine.study_settings import STUDIES, AnyStudy, settings_from
 
 
@@ -50,20 +48,4 @@ def study(opening: Open, settings: AnyStudy, *, report: Report) -> StudyResult:
     """Carry a study out. Interrupted, what was found until then, if anything was."""
     headless = Headless(report)
     headless.ask(opening)
-    found: list[StudyResult] = []
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Progress):
-            report(event.text, event.done, event.total)
-        elif isinstance(event, StudyGrown):
-            found[:] = [event.result]
-
-    try:
-        with interrupts_kept():
-            headless.engine.handle(MeasureStudy(id=2, settings=settings), Job(2, emit))
-    except KeyboardInterrupt:
-        if not found:
-            raise
-    finally:
-        report("", 0, 0)
-    return found[-1]
+    return headless.grow(MeasureStudy(id=2, settings=settings), StudyGrown).result

@@ -110,7 +110,7 @@ def result(opened: OpenSet, dictionaries: Sequence[Dictionary], settings: Noise,
         opened,
         dictionaries,
         settings,
-        f"Ablation and noise on {len(found.features)} features of {found.prompt!r}",
+        f"Ablation and noise on {_features(len(found.features))} of {found.prompt!r}",
         figures=figures,
         meanings=meanings,
         tables=tuple(tables),
@@ -262,3 +262,7 @@ def _notes(settings: Noise, found: Found) -> list[str]:
         against = " ".join(repr(t.text) for t in found.ranking.metric.against)
         notes.append(f"The ranking's metric is the logit of {targets}{f' less that of {against}' if against else ''}.")
     return notes
+
+
+def _features(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count} features"
