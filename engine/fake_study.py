@@ -1,7 +1,8 @@
 """Studies of the fake engine: any of them, with tables, one of each kind of plot and a set, grown in steps.
 
-A text among the settings steers it: `/slow N` makes a step last N seconds, `/fail` refuses it at once, `/fail later`
-after its first step, `/die later` ends the process there, `/large` makes tables of some hundred kilobytes.
+A text among the settings steers it: `/slow N` makes a step last N seconds, `/wait GATE` makes all steps but the first
+wait until the file GATE exists, `/fail` refuses it at once, `/fail later` after its first step, `/die later` ends the
+process there, `/large` makes tables of some hundred kilobytes.
 """
 
 from __future__ import annotations
@@ -51,11 +52,14 @@ def measure(settings: AnyStudy, job: Job, dictionaries: Sequence[DictionaryInfo]
     if "/fail" in orders and "/fail later" not in orders:
         raise BadRequest("These settings ask the fake engine to fail.", "Choose others.")
     slow = re.search(r"/slow (\d+(?:\.\d+)?)", orders)
+    wait = re.search(r"/wait (\S+)", orders)
     started = time.perf_counter()
     many = _LARGE if "/large" in orders else _FEATURES
     for step in range(1, _STEPS + 1):
         job.progress("studying", step - 1, _STEPS)
         _work(float(slow[1]) if slow else 0.0, job)
+        while wait and step > 1 and not os.path.exists(wait[1]):
+            _work(0.01, job)
         if step > 1 and "/fail later" in orders:
             raise BadRequest("These settings ask the fake engine to fail on the way.", "Choose others.")
         if step > 1 and "/die later" in orders:

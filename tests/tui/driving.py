@@ -67,8 +67,13 @@ class Driver:
         await self.pilot.press(*keys)
         await self.settle()
 
+    @property
+    def waiting(self) -> str:
+        """A text that makes the fake's study wait after its first result, until `open_now`."""
+        return f"/wait {self.gate}"
+
     def open_now(self) -> None:
-        """Let an engine that was held finish opening."""
+        """Let an engine that was held finish opening, or a study that waits go on."""
         assert self.gate is not None
         self.gate.touch()
 

@@ -224,10 +224,11 @@ async def test_the_field_stays_on_its_line_where_the_wheel_moves_the_lines(
 
 async def test_a_study_grows_on_its_page_and_is_recorded() -> None:
     async with driving() as user:
-        shown = await run(user, "health", text="/slow 0.3")
+        shown = await run(user, "health", text=user.waiting)
         assert "e ends it" in user.lines()[0]
         assert shown.record is user.state.study.growing
         assert "4" in next(line for line in user.lines() if line.startswith(" features"))
+        user.open_now()
         result = await finished(user)
         assert result.finished
         assert shown.record is user.state.studies[0]
@@ -237,14 +238,16 @@ async def test_a_study_grows_on_its_page_and_is_recorded() -> None:
 
 async def test_one_goes_on_working_while_a_study_runs() -> None:
     async with driving() as user:
-        await run(user, "health", text="/slow 0.6")
+        await run(user, "health", text=user.waiting)
         await user.press("escape", "escape", "2")
         assert "studying" in user.lines()[-1]
         await user.press("1")
         await user.type("in between")
         await user.press("enter")
         state = await user.until(lambda s: s.runs)
-        assert state.study.growing is not None or state.task("study") is not None
+        assert state.study.growing is not None
+        assert state.task("study") is not None
+        user.open_now()
         await finished(user)
         assert "The health study is done" in user.text
         assert "7 shows it." in user.text
@@ -252,7 +255,7 @@ async def test_one_goes_on_working_while_a_study_runs() -> None:
 
 async def test_escape_stops_a_study_at_last_and_keeps_what_is_there() -> None:
     async with driving() as user:
-        await run(user, "health", text="/slow 1")
+        await run(user, "health", text=user.waiting)
         await user.press("escape", "escape", "1", "x", "escape")
         assert user.state.task("study") is not None
         await user.press("4", "escape")
@@ -272,7 +275,7 @@ async def test_escape_stops_a_study_at_last_and_keeps_what_is_there() -> None:
 async def test_an_escape_much_later_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tui.app._ASKED_FOR", 0.2)
     async with driving() as user:
-        await run(user, "health", text="/slow 2")
+        await run(user, "health", text=user.waiting)
         await user.press("escape", "escape", "4", "escape")
         assert user.state.ending
         await user.until(lambda s: s.notice is None)
@@ -283,7 +286,7 @@ async def test_an_escape_much_later_is_no_answer(monkeypatch: pytest.MonkeyPatch
 
 async def test_escape_in_a_text_is_no_answer() -> None:
     async with driving() as user:
-        await run(user, "health", text="/slow 2")
+        await run(user, "health", text=user.waiting)
         await user.press("escape", "escape", "4", "escape", "1", "escape")
         assert user.state.ending
         assert user.state.task("study") is not None
@@ -291,7 +294,7 @@ async def test_escape_in_a_text_is_no_answer() -> None:
 
 async def test_a_key_of_the_page_ends_the_study() -> None:
     async with driving() as user:
-        await run(user, "health", text="/slow 1")
+        await run(user, "health", text=user.waiting)
         await user.press("e")
         state = await user.until(lambda s: s.studies)
         assert state.tasks == ()
@@ -303,7 +306,7 @@ async def test_a_key_of_the_page_ends_the_study() -> None:
 async def test_a_study_that_found_nothing_yet_says_so_when_it_is_ended() -> None:
     async with driving() as user:
         await open_form(user, "health")
-        await fill(user, "text", "/slow 5")
+        await fill(user, "text", "/slow 30")
         await user.press("enter", "e")
         assert "The health study was stopped before it had found anything." in user.lines()[-1]
         assert user.state.tasks == ()
@@ -316,7 +319,7 @@ async def test_the_page_of_one_study_does_not_end_another() -> None:
         await finished(user)
         record = user.state.studies[0]
         await user.press("escape", "escape")
-        await run(user, "health", text="/slow 1")
+        await run(user, "health", text=user.waiting)
         await user.until(lambda s: s.study.growing)
         await user.press("escape", "G", "g", "j", "enter")
         assert page(user).record is record
@@ -330,7 +333,7 @@ async def test_the_page_of_one_study_does_not_end_another() -> None:
 
 async def test_another_study_stops_the_first_only_when_asked_twice() -> None:
     async with driving() as user:
-        await run(user, "health", text="/slow 1")
+        await run(user, "health", text=user.waiting)
         await user.press("escape")
         await user.press("escape")
         shown = await open_form(user, "logits")

@@ -300,7 +300,7 @@ async def test_a_study_under_way_stays_in_its_session_when_another_is_resumed() 
     write_session(path_of(dead), dead)
     async with driving(session=base) as user:
         assert user.state.runs == ()
-        await run(user, "logits", features="/slow 0.5")
+        await run(user, "logits", features=user.waiting)
         await user.press("escape", "escape", "2", "U")
         assert [record.result.study for record in user.state.studies] == ["health"]
         assert user.state.study.growing is None
@@ -308,7 +308,8 @@ async def test_a_study_under_way_stays_in_its_session_when_another_is_resumed() 
         left = read_session(path_of(base))
         assert [(r.result.study, r.result.finished) for r in left.studies] == [("logits", False)]
         assert left.owner is None
-        await user.pilot.pause(1.2)
+        user.open_now()
+        await user.pilot.pause(0.3)
         assert [record.result.study for record in user.state.studies] == ["health"]
         user.app.save(closing=True)
         assert [record.result.study for record in read_session(path_of(dead)).studies] == ["health"]
@@ -317,7 +318,7 @@ async def test_a_study_under_way_stays_in_its_session_when_another_is_resumed() 
 async def test_leaving_in_mid_study_keeps_what_was_found() -> None:
     base = new_session(Open(id=0))
     async with driving(session=base) as user:
-        await run(user, "health", text="/slow 1")
+        await run(user, "health", text=user.waiting)
         user.app.save(closing=True)
         saved = read_session(path_of(base))
         assert [record.result.finished for record in saved.studies] == [False]
