@@ -59,6 +59,12 @@ def visible_in_place(text: str) -> str:
     return "".join(g if len(g) == 1 else "\ufffd" for g in glyphs)
 
 
+def quoted(text: str, most: int = 60) -> str:
+    """A user's text in a sentence of ours: visible, in quotes, and cut after `most` characters."""
+    shown = visible(text)
+    return f"“{shown if len(shown) <= most else shown[: most - 1] + '…'}”"
+
+
 def visible_token(text: str) -> str:
     """One token: `visible()`, a leading space shown as `·`, and nothing ever empty."""
     if not text:

@@ -28,6 +28,7 @@ from engine.opening import OpenSet
 from engine.prompts.datasets import PromptSet
 from engine.protocol import Pair
 from engine.studies.measure import Growing
+from engine.text import quoted
 
 STEPS = 10
 """Of integrated gradients, as feature-circuits takes them."""
@@ -271,5 +272,5 @@ def pairs_notes(name: str, mean: MeanEffects) -> list[str]:
         )
     if mean.skipped:
         notes.append(f"{name}: {len(mean.skipped)} pairs left out.")
-        notes += [f"{name}: {s.pair.clean!r}: {s.reason}" for s in mean.skipped[:_TOLD]]
+        notes += [f"{name}: {quoted(s.pair.clean)}: {s.reason}" for s in mean.skipped[:_TOLD]]
     return notes

@@ -24,6 +24,7 @@ from engine.study_results import StudyResult
 from engine.study_settings.walk import Walk
 from tests.circuit_scene import FAMILIES, Scene, made_scene
 from tests.circuit_truth import PLACES, Part
+from tests.engine.study_scene import figure
 
 PROMPT = "in the end of the bag"
 SITES: Any = (
@@ -293,7 +294,7 @@ def test_points_are_where_the_walks_are_as_far_as_two_axes_show(opened: OpenSet)
         if a["walk"] == b["walk"]:
             apart = ((a["x"] - b["x"]) ** 2 + (a["y"] - b["y"]) ** 2) ** 0.5
             assert apart <= _rows(result, "steps")[1]["step length"] * (1 + 1e-4), "a step is never longer than it is"
-    assert 0 < float(result.figures["variance drawn"] or 0) <= 1
+    assert 0 < figure(result, "variance drawn") <= 1
 
 
 def test_of_many_walks_only_some_points_are_drawn(opened: OpenSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +312,7 @@ def test_what_is_there_is_shown_on_the_way(opened: OpenSet, monkeypatch: pytest.
 
 
 def test_the_middle_dictionary_that_can_be_walked_in_is_taken(opened: OpenSet) -> None:
-    assert "1-res-topk" in _asked(opened, tokens=0).title
+    assert _asked(opened, tokens=0).title == f"Random walks in 1-res-topk from “{PROMPT}”"
     assert "3-res-standard" in _asked(opened, tokens=0, source="blocks.3.hook_resid_post").title
 
 

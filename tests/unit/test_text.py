@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.text import bytes_glyph, has_lone_surrogate, terminal_safe_json, visible, visible_in_place, visible_token
+from engine.text import (
+    bytes_glyph,
+    has_lone_surrogate,
+    quoted,
+    terminal_safe_json,
+    visible,
+    visible_in_place,
+    visible_token,
+)
 from tests.nasty import NASTY
 
 _ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -31,6 +39,13 @@ def test_a_field_keeps_one_glyph_per_character(text: str) -> None:
 @given(anything)
 def test_visible_is_settled_after_one_pass(text: str) -> None:
     assert visible(visible(text)) == visible(text)
+
+
+def test_a_quoted_text_is_the_text_cut_where_it_is_long() -> None:
+    assert quoted("a \\x1b 'b'") == "“a \\x1b 'b'”"
+    assert quoted("a\x1b[31m\n") == "“a␛[31m⏎”"
+    assert quoted("x" * 60) == f"“{'x' * 60}”"
+    assert quoted("x" * 61) == f"“{'x' * 59}…”"
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), max_size=40))

@@ -18,6 +18,7 @@ from engine.studies.noise.others import OTHERS, Others
 from engine.studies.parts import plain_cell, result_of, table
 from engine.study_results import AnyView, Bars, Cell, Column, Curve, Heat, StudyResult, Table
 from engine.study_settings.noise import Noise
+from engine.text import quoted
 
 Key = tuple[FeatureRef, str, float | None]
 _REBUILT = (
@@ -110,7 +111,7 @@ def result(opened: OpenSet, dictionaries: Sequence[Dictionary], settings: Noise,
         opened,
         dictionaries,
         settings,
-        f"Ablation and noise on {_features(len(found.features))} of {found.prompt!r}",
+        f"Ablation and noise on {_features(len(found.features))} of {quoted(found.prompt)}",
         figures=figures,
         meanings=meanings,
         tables=tuple(tables),

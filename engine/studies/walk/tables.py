@@ -16,6 +16,7 @@ from engine.studies.projections import pca
 from engine.studies.walk.reading import FIGURES
 from engine.study_results import Cell, Column, Curve, Scatter, StudyResult, Table
 from engine.study_settings.walk import Walk
+from engine.text import quoted
 
 _POINTS = 1000
 """Drawn at most, all kinds of walks together."""
@@ -138,7 +139,7 @@ def result(opened: OpenSet, dictionary: Dictionary, settings: Walk, found: Found
         opened,
         [dictionary],
         settings,
-        f"Random walks in {dictionary.source} from {found.prompt!r}",
+        f"Random walks in {dictionary.source} from {quoted(found.prompt)}",
         figures=figures,
         meanings=meanings,
         tables=tables,
