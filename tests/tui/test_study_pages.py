@@ -14,7 +14,7 @@ from sessions.model import Owner, StudyRecord
 from sessions.store import new_session, path_of, read_session, write_session
 from tests.samples import AT
 from tests.tui.driving import SIZES, Driver, driving, replaying
-from tests.tui.test_studies import fill, finished, form, listed, page, run
+from tests.tui.test_studies import at_once, fill, finished, form, listed, page, run
 from tui import study_reducer
 from tui.recorder import to_session
 from tui.screens.page import HelpPage
@@ -87,6 +87,19 @@ async def test_a_point_of_a_scatter_is_marked_and_taken() -> None:
         await user.press("enter")
         assert user.app.screen is user.app.inspect
         assert user.state.feature == feature
+
+
+@pytest.mark.parametrize(("widget", "number", "further"), [("table", 0, "j"), ("plot", 3, "n")])
+async def test_enter_takes_what_it_was_pressed_on_when_keys_come_in_one_piece(
+    widget: str, number: int, further: str
+) -> None:
+    async with with_result() as user:
+        await section(user, widget, number)
+        await user.press(further)
+        feature = getattr(page(user), widget).current
+        assert feature is not None
+        at_once(user, "enter", further)
+        await user.until(lambda s: s.feature == feature)
 
 
 async def test_a_line_without_a_feature_says_so() -> None:

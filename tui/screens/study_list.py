@@ -60,8 +60,12 @@ class SetList(PageList):
     @property
     def current(self) -> FeatureRef | None:
         """The feature under the cursor."""
+        return self.feature_at(self.cursor)
+
+    def feature_at(self, row: int) -> FeatureRef | None:
+        """The feature of a line; None where there is none."""
         members = self.chosen.members
-        return members[self.cursor].feature if self.cursor < len(members) else None
+        return members[row].feature if row < len(members) else None
 
     def draw_header(self, width: int) -> list[Segment]:
         return [Segment(shortened(f"  {visible(self.chosen.rule)}", width))]

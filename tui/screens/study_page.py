@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.screen import ModalScreen
 
 from engine.protocol import EngineFault, FeatureRef
 from sessions.model import StudyRecord
@@ -17,6 +16,7 @@ from tui import study_reducer
 from tui.actions import bindings
 from tui.panes.card import CardPage
 from tui.screens.following import Following
+from tui.screens.listening import ListeningPage
 from tui.screens.page import HelpPage
 from tui.screens.study_list import MarkedTable, SetList
 from tui.state import State
@@ -31,11 +31,8 @@ from tui.widgets.lines import Lines
 from tui.widgets.plot_view import PlotView
 from tui.widgets.table_view import TableView
 
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
-
-class StudyPage(ModalScreen[None], Following):
+class StudyPage(ListeningPage[None], Following):
     """`record` None: the study under way, of which nothing may be there yet."""
 
     DEFAULT_CSS = """
@@ -61,12 +58,15 @@ class StudyPage(ModalScreen[None], Following):
         self.heading, self.tabs, self.keys = Bar(id="page-title"), Bar(id="page-tabs"), Bar(id="page-keys")
         self.figures, self.plot = CardPage(id="study-figures"), PlotView(id="study-plot")
         self.table, self.set = MarkedTable(id="study-table"), SetList(id="study-set")
+        self._kinds: dict[str, CardPage | PlotView | TableView | SetList] = {
+            "figures": self.figures, "plot": self.plot, "table": self.table, "set": self.set,
+        }  # fmt: skip
         self.below = Lines(id="study-below")
         self.below.can_focus = self.below.display = False
         yield self.heading
         yield self.tabs
         with Column(id="study-body"):
-            for widget in (self.figures, self.plot, self.table, self.set):
+            for widget in self._kinds.values():
                 widget.display = widget is self.figures
                 yield widget
         yield self.below
@@ -77,9 +77,6 @@ class StudyPage(ModalScreen[None], Following):
         self.show(self._control.state)
         self.figures.focus()
         self.set_interval(1.0, self._tick)
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def on_resize(self) -> None:
         self._below_lines = 0
@@ -140,7 +137,7 @@ class StudyPage(ModalScreen[None], Following):
                 wrong = Text(_said(fault) if fault else "", self.heading.style_of("error"))
                 self.figures.show(overview(result, self.figures.part, wrong), keep_scroll=True)
         shown = self._widget
-        for widget in (self.figures, self.plot, self.table, self.set):
+        for widget in self._kinds.values():
             widget.display = widget is shown
         if self.focused is not shown:
             self.set_focus(shown)
@@ -169,8 +166,7 @@ class StudyPage(ModalScreen[None], Following):
 
     @property
     def _widget(self) -> CardPage | PlotView | TableView | SetList:
-        kind = self._sections[self._at].kind if self._sections else "figures"
-        return {"figures": self.figures, "plot": self.plot, "table": self.table, "set": self.set}[kind]  # type: ignore[return-value]
+        return self._kinds[self._sections[self._at].kind if self._sections else "figures"]
 
     def _show_bars(self) -> None:
         """The title with how far it is, the tabs, and what is said or can be done."""
@@ -256,17 +252,19 @@ class StudyPage(ModalScreen[None], Following):
 
     def on_line_list_chosen(self, message: LineList.Chosen) -> None:
         message.stop()
-        self._take()
+        widget = message.widget
+        self._take(widget.feature_at(message.row) if isinstance(widget, TableView | SetList) else None)
 
     def on_plot_view_chosen(self, message: PlotView.Chosen) -> None:
         message.stop()
-        self._take()
+        self._take(message.feature)
 
-    def _take(self) -> None:
+    def _take(self, feature: FeatureRef | None) -> None:
+        """What Enter was pressed on, although the cursor may have moved since."""
         if self.app.screen is not self:
             return
-        if self._current is not None:
-            self._control.take(self._current)
+        if feature is not None:
+            self._control.take(feature)
         else:
             self.say("This line names no feature.")
 

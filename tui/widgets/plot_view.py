@@ -69,7 +69,10 @@ class PlotView(Paper):
             return isinstance(message, PlotView.Moved) and message.widget is self.widget
 
     class Chosen(Moved):
-        """The user pressed Enter on what is under the cursor."""
+        """The user pressed Enter on what is under the cursor; unlike a move it is not overtaken by the next one."""
+
+        def can_replace(self, message: Message) -> bool:
+            return False
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
