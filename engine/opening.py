@@ -29,6 +29,7 @@ from engine.names.models import mismatch
 from engine.names.neuronpedia import page_in
 from engine.places import Place
 from engine.protocol import DictionaryInfo, MemoryPlan, ModelInfo, Open, Provenance
+from engine.requests import BosOption
 from engine.resolving import ASKED_HOOK, resolve
 from engine.sites import parse_hook
 
@@ -244,6 +245,11 @@ def note_other_model(model: LanguageModel, dictionary: Dictionary) -> None:
     said = mismatch(model.name, dictionary.metadata.get("model_name"))
     if said is not None:
         dictionary.notes = (*dictionary.notes, said)
+
+
+def bos_option(rule: str) -> BosOption:
+    """What asks for a BOS rule again, from what `ModelInfo` calls it."""
+    return "on" if rule == "on" else "off" if rule == "off" else "auto"
 
 
 def bos_rule(wanted: str, dictionaries: list[Dictionary]) -> bool | None:

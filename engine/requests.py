@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,9 @@ from engine.results import FeatureRef, Rank
 from engine.steering_results import Intervention
 from engine.study_settings import AnyStudy
 
+BosOption: TypeAlias = Literal["auto", "on", "off"]
+"""Whether prompts begin with BOS; auto: as the dictionaries were trained."""
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
     """Something asked of the engine; `id` returns in every event that answers it."""
@@ -34,7 +37,7 @@ class Open(Request, frozen=True, kw_only=True, tag="open"):
     dictionaries: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
-    bos: Literal["auto", "on", "off"] = "auto"
+    bos: BosOption = "auto"
     fold: bool = False
     """Activations are f·‖W_dec‖, as Neuronpedia shows them, in place of raw f."""
     download: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -30,6 +31,12 @@ def group(what: str, **more: Any) -> typer.Typer:
         pretty_exceptions_enable=False,
         **more,
     )
+
+
+def set_parameters(command: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
+    """Have Typer read these in place of a function's own parameters."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:

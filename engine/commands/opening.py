@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 
 import typer
 
+from engine.commands.common import set_parameters
 from engine.commands.completing import complete_dictionary, complete_model
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def opens_model(*without: str) -> Callable[[Callable[..., R]], Callable[..., R]]
                 parameters.append(
                     parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(name, parameter.empty))
                 )
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        set_parameters(wrapped, parameters)
         return wrapped
 
     return decorate

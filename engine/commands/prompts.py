@@ -69,12 +69,12 @@ def build_prompts(
     from engine.documents import write_whole
     from engine.prompts.builtin import BUILT_IN
     from engine.prompts.checking import unusable
-    from engine.prompts.reports import json_lines
+    from engine.prompts.reports import KEYS, json_lines
     from engine.prompts.templates import swapped
 
     check_writable(out)
-    if keys not in ("feature-circuits", "saescope"):
-        raise BadRequest(f"{keys!r} is not a value of --keys.", "Use feature-circuits or saescope.")
+    if keys not in KEYS:
+        raise BadRequest(f"{keys!r} is not a value of --keys.", f"Use {' or '.join(KEYS)}.")
     tokenizer = _tokenizer(model)[0] if model is not None else None
     length = None if tokenizer is None else lambda text: len(tokenizer.encode(text, bos=False))
     if what in BUILT_IN:
@@ -94,7 +94,7 @@ def build_prompts(
         pairs = [pair for pair, why in reasons.items() if why is None]
         if not pairs:
             raise BadRequest(f"No row can be used with {model}.", "Give other words or answers.")
-    text = json_lines(pairs, keys)  # type: ignore[arg-type]
+    text = json_lines(pairs, keys)
     if out is None:
         typer.echo(text)
     else:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 from typer.main import get_group
 
-from engine.commands.common import AsJson, check_writable, group, one_line_errors, print_result, report_progress, say
+from engine.commands.common import (
+    AsJson,
+    check_writable,
+    group,
+    one_line_errors,
+    print_result,
+    report_progress,
+    say,
+    set_parameters,
+)
 from engine.commands.opening import opens_model
 from engine.commands.studies import Records
 from engine.documents import to_json, write_whole
@@ -60,8 +69,7 @@ def _command(name: str, kind: type[StudySettings], records: Records) -> Callable
     command.__name__ = name.replace("-", "_")
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     fields = _parameters(kind)
-    command.__signature__ = inspect.Signature([*fields, *own])  # type: ignore[attr-defined]
-    command.__annotations__ |= {p.name: p.annotation for p in fields}
+    set_parameters(command, [*fields, *own])
     without = ("dtype",) if any(p.name == "dtype" for p in fields) else ()
     return one_line_errors(opens_model(*without)(command))
 

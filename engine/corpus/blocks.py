@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -99,7 +99,7 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield group
 
 
-def ahead(items: Iterable[T], job: Job, room: int = 2) -> Iterator[T]:
+def ahead(items: Iterable[T], job: Job, room: int = 2) -> Generator[T, None, None]:
     """The same items, made in a thread of their own while those before them are used; at most `room` wait.
 
     While the next one is awaited the job rests: text that comes slowly, or not at all, keeps nobody waiting.

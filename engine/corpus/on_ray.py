@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.corpus.pinning import check_same_text
 from engine.errors import BadRequest, Cancelled, SaescopeError
 from engine.job import Job
-from engine.opening import OpenSet, open_set
+from engine.opening import OpenSet, bos_option, open_set
 from engine.requests import Open
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def opening_of(opened: OpenSet) -> Open:
         dictionaries=tuple(str(place.path.resolve()) for place in places if place is not None),
         device=opened.model.device.type,  # which of several a worker has is up to Ray
         dtype=str(opened.model.dtype).removeprefix("torch."),
-        bos={True: "on", False: "off", None: "auto"}[opened.bos],  # type: ignore[arg-type]
+        bos=bos_option(opened.info().bos),
         fold=opened.folded,
     )
 

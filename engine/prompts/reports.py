@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -14,8 +14,13 @@ from engine.prompts.words import WORDS
 from engine.protocol import Pair
 from engine.text import terminal_safe_json, visible
 
-Keys: TypeAlias = Literal["feature-circuits", "saescope"]
-_KEYS = {"clean": "clean_prefix", "patch": "patch_prefix", "answer": "clean_answer", "patch_answer": "patch_answer"}
+KEYS: dict[str, dict[str, str]] = {
+    "feature-circuits": {
+        "clean": "clean_prefix", "patch": "patch_prefix", "answer": "clean_answer", "patch_answer": "patch_answer",
+    },
+    "saescope": {},
+}  # fmt: skip
+"""Whose names a row's keys can have, and which of ours are others there."""
 _SHOWN = 20
 
 
@@ -53,13 +58,13 @@ def listed_text() -> str:
     return "\n".join(lines)
 
 
-def json_lines(pairs: Iterable[Pair], keys: Keys) -> str:
-    """One row a line, under feature-circuits' keys or ours; nothing in it acts on a terminal."""
+def json_lines(pairs: Iterable[Pair], keys: str) -> str:
+    """One row a line, under one of `KEYS`; nothing in it acts on a terminal."""
+    renamed = KEYS[keys]
     lines = []
     for pair in pairs:
         row: dict[str, Any] = msgspec.to_builtins(pair)
-        if keys == "feature-circuits":
-            row = {_KEYS.get(key, key): value for key, value in row.items()}
+        row = {renamed.get(key, key): value for key, value in row.items()}
         lines.append(terminal_safe_json(json.dumps(row, ensure_ascii=False)))
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from engine.dictionary import Dictionary
 from engine.errors import BadRequest
 from engine.opening import OpenSet
 from engine.protocol import FeatureRef, parse_feature
-from engine.study_results import Cell, Column, StudyResult, Table
+from engine.study_results import Cell, Column, ColumnKind, StudyResult, Table
 from engine.study_settings import StudySettings, name_of
 
 
@@ -60,6 +60,11 @@ def table(
 ) -> Table:
     """A table of plain values: numbers in six digits, what is not finite as None."""
     return Table(name, title, tuple(columns), tuple(tuple(map(plain_cell, row)) for row in rows), total)
+
+
+def bin_columns(what: str, kind: ColumnKind = "number") -> tuple[Column, Column]:
+    """Where the bins of a histogram begin and end."""
+    return Column("low", kind, f"{what}, where the bin begins."), Column("high", kind, "Where it ends.")
 
 
 def plain_cell(value: Any) -> Cell:

@@ -11,11 +11,11 @@ from torch import Tensor
 from engine.headless import Headless
 from engine.job import Job
 from engine.opening import OpenSet
-from engine.protocol import Event, MeasureStudy, StudyGrown, StudyResult
+from engine.protocol import Cell, Event, MeasureStudy, StudyGrown, StudyResult, Table
 from engine.study_settings import settings_from
 from tests.engine.steering_scene import open_engine
 
-__all__ = ["carried_out", "open_engine", "plain_activations", "study"]
+__all__ = ["carried_out", "figure", "numbers", "open_engine", "plain_activations", "study", "write"]
 
 
 def study(headless: Headless, name: str, **given: Any) -> StudyResult:
@@ -35,6 +35,21 @@ def carried_out(headless: Headless, name: str, **given: Any) -> list[StudyResult
     assert found[-1].finished
     assert not any(result.finished for result in found[:-1])
     return found
+
+
+def figure(result: StudyResult, name: str) -> float:
+    """A figure that is a number."""
+    return _number(result.figures[name])
+
+
+def numbers(table: Table, column: str) -> list[float]:
+    """A column in which every cell is a number."""
+    return list(map(_number, table.column(column)))
+
+
+def _number(cell: Cell) -> float:
+    assert isinstance(cell, int | float), cell
+    return float(cell)
 
 
 def plain_activations(opened: OpenSet, source: str, ids: list[int]) -> tuple[Tensor, Tensor]:

@@ -177,7 +177,7 @@ def test_what_is_made_ahead_ends_when_nobody_reads_it() -> None:
 
     stream = ahead(items(), Job())
     assert next(stream) == 0
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     for _ in range(100):
         if closed:
             break

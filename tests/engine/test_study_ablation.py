@@ -15,7 +15,7 @@ from engine.errors import BadRequest, SaescopeError
 from engine.headless import Headless
 from engine.opening import OpenSet
 from engine.protocol import Event, MeasureStudy, Open, StudyGrown
-from engine.study_results import StudyResult
+from engine.study_results import Bars, StudyResult
 from engine.study_settings.ablation import Ablation
 from tests import tiny
 from tests.engine.steering_scene import open_engine
@@ -153,7 +153,8 @@ def test_groups_by_layer_kind_and_set(headless: Headless, pairs: str, tmp_path: 
     assert layer_one["m(rest)"] == next(r for r in _rows(result, "set") if r["group"] == "features")["m(rest)"]
     for view in result.views:
         table = result.table(view.table)
-        assert {view.label, *view.values} <= {c.name for c in table.columns}  # type: ignore[union-attr]
+        assert isinstance(view, Bars)
+        assert {view.label, *view.values} <= {c.name for c in table.columns}
 
 
 def test_several_data_sets_and_both_kinds_stand_apart(headless: Headless, pairs: str, tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ def test_sets_come_from_results_sessions_and_text(opened: OpenSet, tmp_path: Pat
 
 def test_of_sets_of_one_name_in_a_session_the_newest_is_meant_and_said(opened: OpenSet) -> None:
     for settings in (Ablation, Steering):
-        told = {field.name: field.type for field in msgspec.inspect.type_info(settings).fields}  # type: ignore[attr-defined]
+        struct = msgspec.inspect.type_info(settings)
+        assert isinstance(struct, msgspec.inspect.StructType)
+        told = {field.name: field.type for field in struct.fields}
         assert "of each name the newest set" in str(told["features"])
 
 

@@ -30,6 +30,7 @@ from engine.study_results import StudyResult
 from engine.study_settings.health import Health
 from engine.training.corpus import Context
 from tests.engine.health_scene import RARE, made, measured, opening, plain_contexts, settings_for, write_text
+from tests.engine.study_scene import figure, numbers
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,9 @@ def test_every_kind_is_counted_as_by_hand(kind: str, tmp_path: Path, model: Lang
     assert own["dead"] == int((~fires.any(0)).sum())
     rare = fires.double().mean(0) < RARE
     assert own["rare"] == int(rare.sum())
-    bins = result.table("frequencies").column(dictionary.source)
+    bins = numbers(result.table("frequencies"), dictionary.source)
     logs = (fires.double().mean(0) + 10**-6.5).log10()
-    assert sum(map(int, bins)) == dictionary.d_sae  # type: ignore[arg-type]
+    assert sum(bins) == dictionary.d_sae
     assert bins[-1] == int((logs >= -0.25).sum())
     for index in (0, 7, 30):
         feature = row_of(result, "features", f"{dictionary.source}:{index}")
@@ -220,8 +221,8 @@ def test_unfinished_results_are_there_while_it_reads(tmp_path: Path, model: Lang
     grown: list[StudyResult] = []
     job = Job(1, lambda event: grown.append(event.result) if isinstance(event, StudyGrown) else None)
     measure(opening(model, made(tmp_path, "topk")), settings_for(text), Growing(job))
-    counts = [result.figures["tokens read"] for result in grown]
-    assert counts == sorted(set(counts))  # type: ignore[type-var]
+    counts = [figure(result, "tokens read") for result in grown]
+    assert counts == sorted(set(counts))
     assert len(counts) >= 2
     assert not any(result.finished for result in grown)
 
@@ -232,6 +233,6 @@ def test_on_the_default_set(default_set: Path) -> None:
     result = study(Open(id=1), settings, report=lambda *_: None)
     assert result.finished
     assert result.figures["L0"] == 32
-    assert 0.7 < result.figures["explained variance"] < 0.95  # type: ignore[operator]
-    assert 0.9 < result.figures["score"] < 1  # type: ignore[operator]
+    assert 0.7 < figure(result, "explained variance") < 0.95
+    assert 0.9 < figure(result, "score") < 1
     assert result.figures["features"] == 4096

@@ -28,6 +28,7 @@ from engine.study_settings.index import Index
 from tests import tiny
 from tests.conftest import ROOT
 from tests.engine.corpus_scene import COMMIT, text_file
+from tests.engine.study_scene import numbers
 
 COMMON: dict[str, Any] = {"context": 32, "contexts": 4, "rows": 3}
 
@@ -72,7 +73,7 @@ def test_the_study_answers_with_what_the_index_holds(headless: Headless, text: P
         assert mean == (pytest.approx(index.mean("1-res-tiny")[at], rel=1e-5) if density else None)
     densities = result.table("densities")
     alive = int((index.fired("1-res-tiny") > 0).sum())
-    assert sum(int(n or 0) for n in densities.column("1-res-tiny")) == alive
+    assert sum(numbers(densities, "1-res-tiny")) == alive
     for row in result.table("contexts").rows:
         at = int(str(row[0]).partition(":")[2])
         values = [c.value for c in index.contexts("1-res-tiny", at)]

@@ -24,6 +24,7 @@ from engine.studies.neighbours.study import measure
 from engine.studies.projections import pca, umap
 from engine.study_results import StudyResult
 from tests import tiny
+from tests.engine.study_scene import numbers
 
 SMALL, LARGE = 12, 40
 
@@ -118,8 +119,8 @@ def test_every_point_has_its_nearest_and_pairs_come_once(opened: OpenSet, weight
     elsewhere = sum(names[n].split(":")[0] != names[m].split(":")[0] for n, m in enumerate(nearest))
     assert result.figures["nearest elsewhere"] == pytest.approx(elsewhere / len(names))
     counts = result.table("cosines")
-    assert sum(map(int, counts.column("another dictionary"))) == elsewhere  # type: ignore[arg-type]
-    assert sum(map(int, counts.column("same dictionary"))) == len(names) - elsewhere  # type: ignore[arg-type]
+    assert sum(numbers(counts, "another dictionary")) == elsewhere
+    assert sum(numbers(counts, "same dictionary")) == len(names) - elsewhere
 
 
 def test_a_sample_has_what_was_named_and_is_the_same_for_a_seed(opened: OpenSet) -> None:

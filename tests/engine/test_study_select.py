@@ -29,6 +29,7 @@ from engine.study_settings.select import Select
 from tests.circuit_scene import Scene, made_scene
 from tests.circuit_truth import Plain
 from tests.conftest import ROOT
+from tests.engine.study_scene import numbers
 
 SITES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("0-att", "topk", {}),
@@ -260,7 +261,7 @@ def test_the_overlap_shows_both_effects(result: StudyResult) -> None:
 def test_counts_and_curves_add_up(result: StudyResult) -> None:
     layers, kinds = result.table("layers"), result.table("kinds")
     for name in ("men", "women"):
-        assert sum(layers.column(f"chosen, {name}")) == sum(kinds.column(f"chosen, {name}")) == 10  # type: ignore[arg-type]
+        assert sum(numbers(layers, f"chosen, {name}")) == sum(numbers(kinds, f"chosen, {name}")) == 10
         rows = [row for row in result.table("cumulative").rows if row[0] == name]
         assert rows[-1][1] == result.figures[f"{name}: with an effect"]
         assert rows[-1][3] == 1.0

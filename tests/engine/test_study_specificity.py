@@ -12,7 +12,7 @@ from engine.errors import BadRequest
 from engine.headless import Headless
 from engine.studies.parts import pieces_of
 from engine.studies.proxies import kind_of
-from tests.engine.study_scene import open_engine, plain_activations, study, write
+from tests.engine.study_scene import numbers, open_engine, plain_activations, study, write
 
 TEXT = (
     "in the end of the bag 1984 there was a thing of 12 and of 7",
@@ -67,12 +67,11 @@ def test_figures_are_those_of_a_plain_loop(engine: Headless, text: str) -> None:
     assert result.figures["density"] == pytest.approx(fires.mean(), abs=1e-5)
 
     table = result.table("intervals")
-    kind_column, other = table.column("regex:\\d+"), table.column("other")
-    assert sum(map(int, kind_column)) == (fires & of_kind).sum()  # type: ignore[arg-type]
-    assert sum(map(int, other)) == (fires & ~of_kind).sum()  # type: ignore[arg-type]
-    expected = sum(map(float, table.column("expected regex:\\d+")))  # type: ignore[arg-type]
+    assert sum(numbers(table, "regex:\\d+")) == (fires & of_kind).sum()
+    assert sum(numbers(table, "other")) == (fires & ~of_kind).sum()
+    expected = sum(numbers(table, "expected regex:\\d+"))
     assert expected == pytest.approx(mine[of_kind].sum() / len(mine), rel=1e-4)
-    edges = [float(edge) for edge in table.column("high")]  # type: ignore[arg-type]
+    edges = numbers(table, "high")
     assert len(edges) == 11
     assert edges[-1] == pytest.approx(mine.max(), rel=1e-4)
 
@@ -87,8 +86,8 @@ def test_without_features_the_most_sensitive_are_found(engine: Headless, text: s
     ]
     best = sorted(range(len(found)), key=lambda f: -found[f])[:4]
     assert list(result.table("features").column("feature")) == [f"{SOURCE}:{f}" for f in best]
-    shown = result.table("features").column("sensitivity")
-    assert list(map(float, shown)) == pytest.approx([found[f] for f in best], abs=1e-4)  # type: ignore[arg-type]
+    shown = numbers(result.table("features"), "sensitivity")
+    assert shown == pytest.approx([found[f] for f in best], abs=1e-4)
 
 
 def test_categories_are_read_sentence_by_sentence(engine: Headless, text: str, tmp_path: Path) -> None:

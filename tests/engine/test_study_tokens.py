@@ -28,6 +28,7 @@ from engine.study_results import StudyResult
 from engine.study_settings.index import Index
 from engine.study_settings.tokens import TokenTable
 from tests import tiny
+from tests.engine.study_scene import figure
 
 _TEXT = "in the end of the other thing a man of the sea and the moon in a house by the river"
 WORDS = _TEXT.split()
@@ -247,4 +248,4 @@ def test_on_the_default_set(default_set: Path) -> None:
     settings = study_settings("tokens", {"features": ("4-res-sc:7",), "tokens": 400, "top": 3})
     result = study(Open(id=1), settings, report=lambda *_: None)
     assert result.finished
-    assert 400 <= result.figures["tokens read"] < 540  # type: ignore[operator]
+    assert 400 <= figure(result, "tokens read") < 540

@@ -26,6 +26,7 @@ from engine.studies.universality.study import measure
 from engine.study_results import StudyResult, Table
 from tests import tiny
 from tests.circuit_asking import PAIRS
+from tests.engine.study_scene import figure, numbers
 
 GROUP = 16
 """Contexts that are read at a time: sinks are told by the median norm among them."""
@@ -129,7 +130,7 @@ def test_a_permuted_copy_is_found_again_feature_by_feature(opened: OpenSet, root
     assert len(table.rows) > 20
     for name in ("median correlation", "with a match", "with a match, backwards", "mutual", "cosine agrees"):
         assert result.figures[name] == pytest.approx(1, abs=1e-9)
-    assert float(result.figures["median by chance"] or 0) < 0.6
+    assert figure(result, "median by chance") < 0.6
     counts = result.table("correlations").column("features")
     assert counts[-1] == len(table.rows)
     assert list(opened.dictionaries) == ["one", "later"]  # nothing is left behind
@@ -176,10 +177,9 @@ def test_only_those_that_fire_most_are_compared_in_large_ones(opened: OpenSet, r
     text = str(root / "text.jsonl")
     whole = _study(opened, sources=("one",), other=("later",), text=(text,), fires=2)
     result = _study(opened, sources=("one",), other=("later",), text=(text,), fires=2, most=12)
-    fires = dict(zip(whole.table("matches").column("feature"), whole.table("matches").column("fires"), strict=True))
-    least = sorted(map(int, fires.values()), reverse=True)[11]  # type: ignore[arg-type]
+    least = sorted(numbers(whole.table("matches"), "fires"), reverse=True)[11]
     assert len(result.table("matches").rows) == 12
-    assert all(int(n) >= least for n in result.table("matches").column("fires"))  # type: ignore[arg-type]
+    assert min(numbers(result.table("matches"), "fires")) >= least
     assert "12 features that fire most" in " ".join(result.notes)
 
 
@@ -319,7 +319,7 @@ def test_what_is_there_so_far_is_shown(opened: OpenSet, root: Path, monkeypatch:
     seen = [e.result for e in events if isinstance(e, StudyGrown)]
     assert len(seen) > 1
     assert not seen[0].finished
-    assert seen[0].figures["matched"] < result.figures["matched"]  # type: ignore[operator]
+    assert figure(seen[0], "matched") < figure(result, "matched")
 
 
 @pytest.mark.default_set
@@ -330,7 +330,7 @@ def test_two_layers_of_the_default_set_share_features(default_set: Path) -> None
     events = headless.ask(MeasureStudy(id=2, settings=study_settings("universality", asked)))
     result = next(e.result for e in reversed(events) if isinstance(e, StudyGrown))
     assert result.finished
-    assert result.figures["median correlation"] > 2 * result.figures["median by chance"]  # type: ignore[operator]
+    assert figure(result, "median correlation") > 2 * figure(result, "median by chance")
     plural = next(row for row in result.table("matches").rows if row[0] == "9-res-sc:345")
     assert plural[1] == "13-res-sc:160"  # the README's circuit goes from one to the other
     assert float(plural[3] or 0) > 0.9

@@ -25,6 +25,7 @@ from engine.studies.universality import study as universality
 from engine.studies.universality.matching import Tally
 from engine.study_results import StudyResult
 from tests import tiny
+from tests.engine.study_scene import figure
 
 PAIRS = [
     {"clean": "in the end", "answer": " of", "patch": "of the bag", "patch_answer": " in"},
@@ -133,7 +134,7 @@ def test_fewer_features_are_matched_where_more_do_not_fit(
     assert made == [20, 20]
     assert any(note.startswith("--most 4096 was lowered to 20") for note in result.notes)
     assert any("the 20 features that fire most" in note for note in result.notes)
-    assert 0 < int(result.figures["matched"] or 0) <= 20
+    assert 0 < figure(result, "matched") <= 20
     both = {row[:2]: row[2] for row in whole.table("matches").rows}
     for row in result.table("matches").rows:
         assert row[2] == pytest.approx(both.get(row[:2], row[2]), abs=1e-6)

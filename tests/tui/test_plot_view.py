@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 from textual.app import ComposeResult
@@ -140,19 +141,12 @@ async def test_a_cursor_move_sends_only_the_lines_that_change() -> None:
     async with app.run_test(size=(200, 50)) as pilot:
         app.plot.show(FLAT, points(400))
         await pilot.pause()
-        drawn: list[int] = []
-        real = app.plot.draw_line
-
-        def counted(y: int):  # type: ignore[no-untyped-def]
-            drawn.append(y)
-            return real(y)
-
-        app.plot.draw_line = counted  # type: ignore[method-assign]
-        await press(pilot, "n")
-        assert 0 < len(drawn) <= 6
-        drawn.clear()
-        await press(pilot, "0")
-        assert drawn == []
+        with patch.object(app.plot, "draw_line", wraps=app.plot.draw_line) as drawn:
+            await press(pilot, "n")
+            assert 0 < drawn.call_count <= 6
+            drawn.reset_mock()
+            await press(pilot, "0")
+            drawn.assert_not_called()
 
 
 async def test_zoom_and_turn_are_undone_by_zero() -> None:

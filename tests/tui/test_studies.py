@@ -158,7 +158,8 @@ async def test_features_and_prompt_are_those_of_the_screen() -> None:
         state = await user.run()
         shown = await open_form(user, "noise")
         assert shown._texts["features"] == str(state.feature)
-        assert shown._texts["prompt"] == state.run.result.prompt  # type: ignore[union-attr]
+        assert state.run is not None
+        assert shown._texts["prompt"] == state.run.result.prompt
         await user.press("escape", "escape")
         marks = (FEATURE, FeatureRef("4-res-fk", 2))
         user.app.change(lambda s: reducer.mark_all(s, marks))

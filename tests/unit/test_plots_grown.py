@@ -8,23 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.protocol import AnyView, Bars, Cell, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
+from engine.protocol import AnyView, Bars, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
+from tests.unit.plot_scene import PAINT, table
 from tui.plots.drawing import picture
-from tui.plots.paint import paint
 from tui.plots.picture import Picture
 from tui.plots.rows import same_row
 
-PAINT = paint()
 RANKED = (Column("feature", "feature"), Column("x", "signed"), Column("y", "number"), Column("which"))
 
 
 def ranked(*rows: tuple[int, float, float, str]) -> Table:
     return Table("t", "T", RANKED, tuple((f"9-res:{index}", x, y, which) for index, x, y, which in rows))
-
-
-def table(columns: str, *rows: tuple[Cell, ...]) -> Table:
-    """`name:kind name:kind …` and rows."""
-    return Table("t", "T", tuple(Column(*column.split(":")) for column in columns.split()), rows)  # type: ignore[arg-type]
 
 
 BEFORE = ranked((1, 0.5, 5.0, "a"), (2, 0.4, 4.0, "b"), (3, 0.3, 3.0, "a"))

@@ -6,19 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.protocol import AnyView, Bars, Cell, Column, Curve, Heat, Histogram, Scatter, Table
+from engine.protocol import AnyView, Bars, Curve, Heat, Histogram, Scatter
+from tests.unit.plot_scene import PAINT, table
 from tui.plots.drawing import picture
 from tui.plots.histogram import split
-from tui.plots.paint import MARKS, paint
+from tui.plots.paint import MARKS
 from tui.plots.picture import Picture
-
-PAINT = paint()
-
-
-def table(columns: str, *rows: tuple[Cell, ...], total: int | None = None) -> Table:
-    """`name:kind name:kind …` and rows."""
-    made = tuple(Column(*column.split(":")) for column in columns.split())  # type: ignore[arg-type]
-    return Table("t", "T", made, rows, total)
 
 
 def lines_of(shown: Picture, width: int = 80, height: int = 40) -> list[str]:

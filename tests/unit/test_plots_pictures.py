@@ -9,21 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.protocol import AnyView, Bars, Cell, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
+from engine.protocol import AnyView, Bars, Column, Curve, FeatureRef, Heat, Histogram, Scatter, Table
 from tests.nasty import NASTY
+from tests.unit.plot_scene import PAINT, table
 from tui.plots.drawing import picture
-from tui.plots.paint import MARKS, paint
+from tui.plots.paint import MARKS
 from tui.plots.picture import Picture
 from tui.text import cell_len
 
-PAINT = paint()
 _ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def table(columns: str, *rows: tuple[Cell, ...], total: int | None = None) -> Table:
-    """`name:kind name:kind …` and rows."""
-    made = tuple(Column(*column.split(":")) for column in columns.split())  # type: ignore[arg-type]
-    return Table("t", "A table", made, rows, total)
 
 
 def lines_of(view: AnyView, data: Table, width: int = 80, height: int = 20) -> list[str]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rich.color import Color, ColorSystem
 
 from engine.protocol import Cell, Column
+from engine.study_results import ColumnKind
 from themes.palettes import PALETTES, Palette
 from tui.plots.scale import Axis, axis_over
 from tui.plots.words import cell_words
@@ -43,8 +44,8 @@ def test_ticks_are_round() -> None:
         (10**400, "signed", "1.00e+400"), ("", "text", ""),
     ],
 )  # fmt: skip
-def test_cells_read_as_what_they_are(cell: Cell, kind: str, shown: str) -> None:
-    assert cell_words(cell, Column("c", kind)) == shown  # type: ignore[arg-type]
+def test_cells_read_as_what_they_are(cell: Cell, kind: ColumnKind, shown: str) -> None:
+    assert cell_words(cell, Column("c", kind)) == shown
 
 
 # --- colours ------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from engine.protocol import (
     StudyResult,
     settings_from,
 )
+from engine.study_settings.health import Health
 from sessions.store import new_session, read_session
 from tests import samples
 from tests.samples import AT
@@ -185,7 +186,8 @@ def test_a_page_follows_the_result_it_shows() -> None:
 
 def test_results_go_into_the_session_and_come_out_of_it() -> None:
     state = heard(asked(), *growth())
-    recorder = Recorder(samples.__file__, new_session(state.opening))  # type: ignore[arg-type]
+    assert state.opening is not None
+    recorder = Recorder(Path(samples.__file__), new_session(state.opening))
     recorder.mark_written(OPENED)
     assert recorder.is_dirty(state)
     recorder.mark_written(state)
@@ -298,7 +300,9 @@ def test_what_does_not_fit_is_said_of_its_line(study: str, name: str, text: str,
     ("text", "value"), [("1,000", 1000), ("+1,234,567", 1234567), ("20_000", 20000), (" 64 ", 64), ("", 200_000)]
 )
 def test_whole_numbers_as_people_write_them(text: str, value: int) -> None:
-    assert settings_of("health", {"tokens": text}).tokens == value  # type: ignore[union-attr]
+    settings = settings_of("health", {"tokens": text})
+    assert isinstance(settings, Health)
+    assert settings.tokens == value
 
 
 def test_numbers_as_people_write_them() -> None:

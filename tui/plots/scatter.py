@@ -56,6 +56,8 @@ class ScatterPicture(Picture):
     def __init__(self, view: Scatter, table: Table) -> None:
         super().__init__(view, table)
         self.points = Points(view, table)
+        solid = " · < > , . turn" if self.points.is_solid else ""
+        self.moves = f"arrows nearest · n p next · + - zoom · ⇧arrows pan{solid} · 0 all"
         self._reach = self.points.reach
         self.cursor = 0
         self._start = _ASLANT if self.points.is_solid else _FRONT
@@ -69,11 +71,6 @@ class ScatterPicture(Picture):
         self._frame = (0, 0, 80, 24)
         """Lines above the points, cells left of them, and their size."""
         self._ink: tuple[object, Grid, Ink] | None = None
-
-    @property
-    def moves(self) -> str:  # type: ignore[override]
-        solid = " · < > , . turn" if self.points.is_solid else ""
-        return f"arrows nearest · n p next · + - zoom · ⇧arrows pan{solid} · 0 all"
 
     @property
     def is_empty(self) -> bool:

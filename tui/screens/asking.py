@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from engine.protocol import SaescopeError
+from tui.screens.listening import ListeningPage
 from tui.text import wrapped
 from tui.widgets.bar import Bar
 from tui.widgets.field import FaithfulField
 from tui.widgets.lines import Lines
 
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
-
-class AskPage(ModalScreen[None]):
+class AskPage(ListeningPage[None]):
     """Enter hands the line to `take`; where that refuses it, the reason is said and the line stays to be mended.
 
     A paste of several lines stays several lines, joined by ⏎ in the field.
@@ -60,9 +57,6 @@ class AskPage(ModalScreen[None]):
         self.field.focus()
         self.say(self._explanation)
         self.opened()
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def opened(self) -> None:
         """The page is there; for subclasses, as Textual calls every class's own `on_mount`."""

@@ -7,7 +7,7 @@ keys that arrive in one piece all do what they say.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
 from rich.segment import Segment
 from rich.style import Style
@@ -15,20 +15,17 @@ from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import Input
 
 from engine.protocol import FeatureRef, LabelHit, LabelSearch
 from tui.screens.following import Following
+from tui.screens.listening import ListeningPage
 from tui.state import State
 from tui.text import counted, fit, number, visible
 from tui.widgets.bar import Bar
 from tui.widgets.field import Field
 from tui.widgets.line_list import LineList
-
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
 _PAUSE = 0.15
 """Seconds without a key after which what was typed is looked for."""
@@ -80,7 +77,7 @@ class LabelList(LineList, can_focus=False):
             self.choose()
 
 
-class LabelsPage(ModalScreen[FeatureRef | None], Following):
+class LabelsPage(ListeningPage[FeatureRef | None], Following):
     """Dismissed with the feature that was taken, or with None."""
 
     DEFAULT_CSS = """
@@ -124,9 +121,6 @@ class LabelsPage(ModalScreen[FeatureRef | None], Following):
         self.list.empty = " Type some words."
         self._title("Labels")
         self._ask(self._query, self._like)
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def _title(self, text: str) -> None:
         escape = "back" if self._steps else "closes"

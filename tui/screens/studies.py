@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
+from typing import ClassVar, TypeAlias
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.screen import ModalScreen
 
 from sessions.model import StudyRecord
 from tui import study_reducer
 from tui.actions import bindings
 from tui.screens.following import Following
+from tui.screens.listening import ListeningPage
 from tui.screens.page import HelpPage
 from tui.state import State
 from tui.study_control import StudyControl, studies
@@ -22,9 +22,6 @@ from tui.study_words import clock, state_words
 from tui.text import cell_len, fit, visible
 from tui.widgets.bar import Bar, shortened
 from tui.widgets.line_list import LineList
-
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
 Entry: TypeAlias = "StudyRecord | tuple[str, str] | str"
 """A result, a study with what it does, or a heading."""
@@ -87,7 +84,7 @@ class StudyList(LineList):
         ]
 
 
-class StudiesPage(ModalScreen[None], Following):
+class StudiesPage(ListeningPage[None], Following):
     """Enter opens: a result on its page, a study as its form."""
 
     DEFAULT_CSS = """
@@ -115,9 +112,6 @@ class StudiesPage(ModalScreen[None], Following):
         self._title(state)
         self.list.focus()
         self.set_interval(1.0, self._tick)
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def on_screen_resume(self) -> None:
         if self.is_mounted:

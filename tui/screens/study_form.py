@@ -7,7 +7,7 @@ it, Enter runs. So keys that arrive in one piece all do what they say.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -15,12 +15,12 @@ from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from engine.protocol import STUDIES
 from sessions.model import StudyRecord
 from tui.screens.following import Following
+from tui.screens.listening import ListeningPage
 from tui.state import State
 from tui.study_control import StudyControl
 from tui.study_fields import FormField, Wrong, fields_of, next_word, word_from
@@ -30,9 +30,6 @@ from tui.widgets.field import FaithfulField
 from tui.widgets.frames import Column
 from tui.widgets.line_list import LineList
 from tui.widgets.lines import Lines
-
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
 _DETAIL = 4
 """Lines for what the setting under the cursor is, and for what is wrong with it."""
@@ -100,7 +97,7 @@ class FormList(LineList, can_focus=False):
         ]
 
 
-class StudyForm(ModalScreen[bool], Following):
+class StudyForm(ListeningPage[bool], Following):
     """Dismissed with True once the study was asked for."""
 
     DEFAULT_CSS = """
@@ -151,9 +148,6 @@ class StudyForm(ModalScreen[bool], Following):
         self.watch(self.list, "scroll_y", self._place, init=False)  # the wheel moves lines, and not the cursor
         self.call_after_refresh(self._place)
         self._enter()
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def on_resize(self) -> None:
         width = self.app.size.width

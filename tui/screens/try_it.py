@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import TextArea
 
@@ -18,15 +17,13 @@ from engine.protocol import FeatureRef, TextTried
 from themes.palettes import level
 from tui.panes.prompt import PromptArea
 from tui.screens.following import Following
+from tui.screens.listening import ListeningPage
 from tui.state import State
 from tui.text import cell_len, counted, number, visible, visible_token
 from tui.try_control import TryControl
 from tui.widgets.bar import Bar
 from tui.widgets.lines import Lines
 from tui.widgets.token_view import TokenView
-
-if TYPE_CHECKING:
-    from tui.typing_ahead import TypingAhead
 
 _PAUSE = 0.05
 """Seconds without a key after which the text is read."""
@@ -36,7 +33,7 @@ _LEAST = 3
 _BEFORE, _AFTER = 5, 1
 
 
-class TryPage(ModalScreen[FeatureRef | None], Following):
+class TryPage(ListeningPage[FeatureRef | None], Following):
     """Dismissed with the feature that is shown, or with None where none ever was."""
 
     DEFAULT_CSS = """
@@ -75,9 +72,6 @@ class TryPage(ModalScreen[FeatureRef | None], Following):
         self.area.focus()
         self._title()
         self._read()
-
-    def on_descendant_focus(self) -> None:
-        cast("TypingAhead", self.app).take_keys()
 
     def _title(self) -> None:
         label = self._control.label_of(self._feature)

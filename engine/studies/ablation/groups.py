@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 from engine.errors import BadRequest
 from engine.opening import OpenSet
@@ -88,7 +88,7 @@ def kind_of(site: Site) -> str:
 def _asked(words: Sequence[str]) -> tuple[By, ...]:
     if unknown := [word for word in words if word not in KINDS]:
         raise BadRequest(f"{unknown[0]!r} is not a value of --by.", f"Use {', '.join(KINDS)}.")
-    return cast(tuple[By, ...], tuple(words)) or KINDS
+    return tuple(kind for kind in KINDS if kind in words) or KINDS
 
 
 def _layer(site: Site) -> str:

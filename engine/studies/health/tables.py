@@ -15,7 +15,7 @@ from engine.results import FeatureRef
 from engine.studies.health.state import State
 from engine.studies.health.tally import Firing
 from engine.studies.health.weights import Weights, rare_cosines
-from engine.studies.parts import table
+from engine.studies.parts import bin_columns, table
 from engine.study_results import AnyView, Cell, Column, FeatureSet, Histogram, Scatter, SetMember, Table
 
 LOG_FLOOR = 10**-6.5
@@ -171,8 +171,7 @@ def histogram_tables(found: Sequence[Found]) -> tuple[list[Table], list[AnyView]
             "frequencies",
             "Features by how often they fire",
             (
-                Column("low", "number", "log10(frequency + 10^-6.5), where the bin begins."),
-                Column("high", "number", "Where it ends."),
+                *bin_columns("log10(frequency + 10^-6.5)"),
                 *(
                     Column(source, "count", "Features of this dictionary; the dead ones stand at −6.5.")
                     for source in sources
@@ -199,8 +198,7 @@ def histogram_tables(found: Sequence[Found]) -> tuple[list[Table], list[AnyView]
                 "rare-cosine",
                 "Features by cosine of their encoder row with the mean rare one",
                 (
-                    Column("low", "number", "Cosine, where the bin begins."),
-                    Column("high", "number", "Where it ends."),
+                    *bin_columns("Cosine"),
                     *(Column(name, "count", "Features of this dictionary.") for name, _ in parts),
                 ),
                 zip(*_binned([values for _, values in parts], -1.0, 1.0, _COSINE_BINS), strict=True),

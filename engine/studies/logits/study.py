@@ -23,7 +23,7 @@ from engine.sites import Site
 from engine.studies.health.weights import excess_kurtosis
 from engine.studies.logits.norm import final_norm_of, frozen_norm, sizes_where_firing
 from engine.studies.measure import Growing
-from engine.studies.parts import features_of, result_of, table
+from engine.studies.parts import bin_columns, features_of, result_of, table
 from engine.study_results import AnyView, Bars, Column, Histogram, StudyResult, Table
 from engine.study_settings.logits import Logits
 
@@ -208,8 +208,7 @@ def _distribution(effects: Sequence[Effects]) -> Table:
         place = (torch.bucketize(row, edges, right=True) - 1).clamp(0, _BINS - 1)
         counts.append(torch.bincount(place, minlength=_BINS).tolist())
     columns = (
-        Column("low", "signed", "Effect, where the bin begins."),
-        Column("high", "signed", "Where it ends."),
+        *bin_columns("Effect", "signed"),
         *(Column(str(found.ref), "count", "Tokens of the vocabulary.") for found in drawn),
     )
     rows = zip(edges[:-1].tolist(), edges[1:].tolist(), *counts, strict=True)

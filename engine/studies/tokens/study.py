@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from engine.corpus.index import Index, open_index
 from engine.corpus.reading import Batch, Read, read_batches
 from engine.corpus.text import LeftOut, contexts_of, documents_of, name_of_text
 from engine.errors import BadRequest
-from engine.opening import OpenSet
+from engine.opening import OpenSet, bos_option
 from engine.results import FeatureRef
 from engine.studies.measure import Growing
 from engine.studies.parts import features_of, plain_cell, result_of, table
@@ -24,9 +24,7 @@ from engine.study_settings.tokens import TokenTable
 BEFORE, AFTER = 5, 1
 """Tokens shown around each, as in the notebook."""
 
-_BOS = {"tokenizer": "auto"}
-"""What a BOS rule is called as an option, where that is another word."""
-
+_NOT_COUNTED = "First tokens of contexts and attention sinks (norm over four medians) do not count."
 _PLACES = (
     Column("feature", "feature"),
     Column("rank", "count"),
@@ -72,6 +70,12 @@ class Firings:
     def none(cls, ref: FeatureRef, vocabulary: int) -> Firings:
         seen, fired = np.zeros(vocabulary, np.int64), np.zeros(vocabulary, np.int64)
         return cls(ref, seen, fired, np.zeros(vocabulary), np.zeros(vocabulary))
+
+    @property
+    def frequency(self) -> float | None:
+        """On which share of the tokens that counted it fired; None where none did."""
+        counted = int(self.occurrences.sum())
+        return int(self.fired.sum()) / counted if counted else None
 
     def add(self, batch: Batch, read: Read, top: int) -> None:
         """Take a batch; of places, the `top` strongest so far are kept, the earlier where two are equal."""
@@ -124,16 +128,12 @@ def measure(opened: OpenSet, settings: TokenTable, growing: Growing) -> StudyRes
 
 def _peak(batch: Batch, row: int, value: float) -> Peak:
     context = batch.contexts[int(batch.context[row])]
-    inner = int(batch.inner[row])
-    ids = context.ids.tolist()
-    return Peak(
-        value=value,
-        before=tuple(ids[max(0, inner - BEFORE) : inner]),
-        token=ids[inner],
-        after=tuple(ids[inner + 1 : inner + 1 + AFTER]),
-        origin=context.source,
-        document=context.document,
-    )
+    return _cut(value, context.ids.tolist(), int(batch.inner[row]), context.source, context.document)
+
+
+def _cut(value: float, ids: Sequence[int], peak: int, origin: str, document: int) -> Peak:
+    before, after = ids[max(0, peak - BEFORE) : peak], ids[peak + 1 : peak + 1 + AFTER]
+    return Peak(value, tuple(before), ids[peak], tuple(after), origin, document)
 
 
 # --- from text --------------------------------------------------------------------------------------------------------
@@ -142,18 +142,11 @@ def _peak(batch: Batch, row: int, value: float) -> Peak:
 def _result(
     opened: OpenSet, settings: TokenTable, found: Sequence[Firings], done: int, left_out: LeftOut
 ) -> StudyResult:
-    figures: dict[str, Cell] = {"tokens read": done}
-    meanings = {"tokens read": "All tokens of the text that was read."}
+    extremes = {f.ref: (f.frequency, f.peaks[0].value if f.peaks else None) for f in found}
+    figures, meanings = _figures(done, "that was read", extremes, "Its strongest activation.")
     rows: list[tuple[object, ...]] = []
     total = 0
     for firings in found:
-        ref, fired = firings.ref, int(firings.fired.sum())
-        counted = int(firings.occurrences.sum())
-        prefix = f"{ref} " if len(found) > 1 else ""
-        figures[f"{prefix}frequency"] = plain_cell(fired / counted) if counted else None
-        meanings[f"{prefix}frequency"] = "Share of counted tokens on which it fires."
-        figures[f"{prefix}maximum"] = plain_cell(firings.peaks[0].value) if firings.peaks else None
-        meanings[f"{prefix}maximum"] = "Its strongest activation."
         own = _distinct(opened, firings)
         total += len(own)
         rows += own[: settings.top]
@@ -170,7 +163,7 @@ def _result(
     distinct = table(
         "distinct", "Distinct tokens, by mean activation", columns, rows, total if total > len(rows) else None
     )
-    notes = ["First tokens of contexts and attention sinks (norm over four medians) do not count."]
+    notes = [_NOT_COUNTED]
     notes += filter(None, [left_out.note()])
     notes += [f"{f.ref} fired on no token of this text." for f in found if not f.peaks]
     if any(opened.dictionaries[f.ref.source].signed for f in found):
@@ -220,18 +213,14 @@ def _from_index(opened: OpenSet, settings: TokenTable, refs: Sequence[FeatureRef
     """The same table from what an index has kept: its contexts come from different documents."""
     _check_same(opened, index)
     found = []
-    figures: dict[str, Cell] = {"tokens read": index.progress.tokens}
-    meanings = {"tokens read": "All tokens of the text of the index."}
+    extremes: dict[FeatureRef, tuple[float | None, float | None]] = {}
     for ref in refs:
         contexts = index.contexts(ref.source, ref.index)
         if index.manifest.dictionaries[ref.source].sha256 != opened.dictionaries[ref.source].sha256:
             raise BadRequest(f"The index in {index.folder} is of another {ref.source}.", "Open that one, or read text.")
         found.append((ref, [_cut(c.value, c.ids, c.peak, c.origin, c.document) for c in contexts[: settings.top]]))
-        prefix = f"{ref} " if len(refs) > 1 else ""
-        figures[f"{prefix}frequency"] = plain_cell(index.density(ref.source)[ref.index])
-        meanings[f"{prefix}frequency"] = "Share of counted tokens on which it fires."
-        figures[f"{prefix}maximum"] = plain_cell(index.maximum(ref.source)[ref.index])
-        meanings[f"{prefix}maximum"] = "Its largest activation, by size."
+        extremes[ref] = index.density(ref.source)[ref.index], index.maximum(ref.source)[ref.index]
+    figures, meanings = _figures(index.progress.tokens, "of the index", extremes, "Its largest activation, by size.")
     return result_of(
         opened,
         opened.choose(tuple({ref.source for ref in refs})),
@@ -244,7 +233,7 @@ def _from_index(opened: OpenSet, settings: TokenTable, refs: Sequence[FeatureRef
             *_unfinished(index),
             f"The index keeps {index.manifest.contexts} contexts of a feature, each from another document; read text "
             "for all places and for distinct tokens.",
-            "First tokens of contexts and attention sinks (norm over four medians) do not count.",
+            _NOT_COUNTED,
         ),
     )
 
@@ -258,7 +247,7 @@ def _check_same(opened: OpenSet, index: Index) -> None:
         (manifest.folded == opened.folded, f"{'with' if manifest.folded else 'without'} --fold",
          "Add --fold" if manifest.folded else "Leave out --fold"),
         (manifest.dtype == info.dtype, f"in {manifest.dtype}", f"Add --dtype {manifest.dtype}"),
-        (manifest.bos == info.bos, f"with BOS {manifest.bos}", f"Add --bos {_BOS.get(manifest.bos, manifest.bos)}"),
+        (manifest.bos == info.bos, f"with BOS {manifest.bos}", f"Add --bos {bos_option(manifest.bos)}"),
     ):  # fmt: skip
         if not same:
             raise BadRequest(f"The index in {index.folder} was made {what}.", f"{remedy}, or read text.")
@@ -272,12 +261,22 @@ def _unfinished(index: Index) -> Iterator[str]:
         )
 
 
-def _cut(value: float, ids: Sequence[int], peak: int, origin: str, document: int) -> Peak:
-    before, after = ids[max(0, peak - BEFORE) : peak], ids[peak + 1 : peak + 1 + AFTER]
-    return Peak(value, tuple(before), ids[peak], tuple(after), origin, document)
-
-
 # --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _figures(
+    tokens: int, text: str, found: Mapping[FeatureRef, tuple[float | None, float | None]], maximum: str
+) -> tuple[dict[str, Cell], dict[str, str]]:
+    """The tokens of a text; of each feature how often it fires and its maximum; and what all of these are."""
+    figures: dict[str, Cell] = {"tokens read": tokens}
+    meanings = {"tokens read": f"All tokens of the text {text}."}
+    for ref, (frequency, largest) in found.items():
+        prefix = f"{ref} " if len(found) > 1 else ""
+        figures[f"{prefix}frequency"] = plain_cell(frequency)
+        meanings[f"{prefix}frequency"] = "Share of counted tokens on which it fires."
+        figures[f"{prefix}maximum"] = plain_cell(largest)
+        meanings[f"{prefix}maximum"] = maximum
+    return figures, meanings
 
 
 def _places(opened: OpenSet, found: Sequence[tuple[FeatureRef, Sequence[Peak]]]) -> Table:
