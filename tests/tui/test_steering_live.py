@@ -129,7 +129,7 @@ async def test_a_superseded_text_is_never_seen_again() -> None:
         await user.press("l")
         await user.until(streaming(3))
         await user.press("l")
-        state = await user.until(lambda s: streaming(1)(s) and s.steering.texts.interventions == s.steering.acting)
+        state = await user.until(lambda s: streaming(2)(s) and s.steering.texts.interventions == s.steering.acting)
         assert state.steering.texts is not None
         assert [t.id for t in state.tasks] == [state.steering.texts.request]
         assert "plain1" in user.text
